@@ -106,13 +106,11 @@ type udpPeer struct {
 }
 
 // A udpTrial is an address that packets go to before a path is proved. budget
-// is how many bytes it may still be sent: a source that nobody named gets at
-// most three times what came from it.
+// is how many bytes it may still be sent, negative: any number. A source that
+// nobody named gets at most three times what came from it.
 type udpTrial struct {
-	to      udpSource
-	named   bool
-	budget  int
-	limited bool // only budget bytes
+	to     udpSource
+	budget int
 }
 
 // addPeer makes a virtual address.
@@ -190,7 +188,7 @@ func (p *udpPeer) credit(from udpSource, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range p.trials {
-		if t := &p.trials[i]; t.limited && t.to.key() == from.key() {
+		if t := &p.trials[i]; t.budget >= 0 && t.to.key() == from.key() {
 			t.budget += 3 * n
 		}
 	}
@@ -209,25 +207,23 @@ func (p *udpPeer) setPath(src udpSource) bool {
 	return true
 }
 
-// addTrial adds an address to try while there is no path; credit is what an
-// unnamed one starts with, in bytes. It replaces an older one of the same key.
-func (p *udpPeer) addTrial(src udpSource, named bool, credit int) {
+// addTrial adds an address to try while there is no path, with a budget in
+// bytes, negative = any. An older one of the same key takes the higher budget.
+func (p *udpPeer) addTrial(src udpSource, budget int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range p.trials {
-		if p.trials[i].to.key() == src.key() {
-			p.trials[i].to = src
+		if t := &p.trials[i]; t.to.key() == src.key() {
+			t.to = src
+			if budget < 0 {
+				t.budget = budget
+			} else if t.budget >= 0 {
+				t.budget = max(t.budget, budget)
+			}
 			return
 		}
 	}
-	p.trials = append(p.trials, udpTrial{to: src, named: named, budget: credit, limited: !named})
-}
-
-// clearTrials forgets the addresses to try.
-func (p *udpPeer) clearTrials() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.trials = nil
+	p.trials = append(p.trials, udpTrial{src, budget})
 }
 
 // keepLocked keeps the last datagrams of a write for replay. p.mu must be held.
@@ -280,7 +276,7 @@ func (u *udpMux) writePeer(p *udpPeer, b []byte, m udpMeta) error {
 func (p *udpPeer) takeTrialsLocked(n int) (to []udpSource) {
 	for i := range p.trials {
 		t := &p.trials[i]
-		if t.limited {
+		if t.budget >= 0 {
 			if t.budget < n {
 				continue
 			}
@@ -329,7 +325,7 @@ func (u *udpMux) replayTo(p *udpPeer, src udpSource) {
 		}
 	}
 	for i := range p.trials {
-		if t := &p.trials[i]; t.limited && t.to.key() == src.key() {
+		if t := &p.trials[i]; t.budget >= 0 && t.to.key() == src.key() {
 			again = t.spendLocked(again)
 		}
 	}
