@@ -94,7 +94,7 @@ func (c *coordTalk) tick(now time.Time) (next time.Time) {
 func (c *coordTalk) beatSoon() { c.nextBeat, c.tries = time.Time{}, 0 }
 
 func (c *coordTalk) beat(now time.Time) {
-	c.transmit(msgBeat, &beatMsg{ourProto(), c.serves, c.cookie, c.cands()}, 0)
+	c.transmit(msgBeat, &beatMsg{proto: ourProto(), serves: c.serves, cookie: c.cookie, cands: c.cands()}, 0)
 	if c.tries < len(beatRetry) {
 		c.nextBeat = now.Add(beatRetry[c.tries])
 	} else {
@@ -102,6 +102,14 @@ func (c *coordTalk) beat(now time.Time) {
 		c.nextBeat = now.Add(beatEvery - mrand.N(beatEvery/5))
 	}
 	c.tries++
+}
+
+// leave tells the coordinator that this process ends: callers then hear at
+// once that the device is offline. A lost one costs them a wait.
+func (c *coordTalk) leave() {
+	if c.beating && c.at.addr.IsValid() {
+		c.transmit(msgBeat, &beatMsg{proto: ourProto(), leaves: true, cookie: c.cookie}, 0)
+	}
 }
 
 // transmit sends to where the coordinator answered last, else everywhere.

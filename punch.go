@@ -55,7 +55,6 @@ const (
 type pathRouter interface {
 	send(b []byte, to udpSource)
 	admit(src udpSource)
-	expel(k udpKey)
 	setPath(src udpSource) bool                      // zero: none
 	trial(src udpSource, credit int)                 // where packets may go without a path; bytes, negative = any
 	replay(to udpSource)                             // the last datagrams, again
@@ -87,7 +86,8 @@ type pathAsk struct {
 type pathFinder struct {
 	router pathRouter
 	box    *sealBox
-	flight bool // we dial: the first flight goes with the pings
+	flight bool          // we dial: the first flight goes with the pings
+	idle   time.Duration // between pings of a path that nothing else uses
 
 	tries     map[udpKey]*pathTry
 	strangers int // admitted in this round though nobody named them
@@ -100,7 +100,7 @@ type pathFinder struct {
 }
 
 func newPathFinder(r pathRouter, box *sealBox, flight bool, now time.Time) *pathFinder {
-	return &pathFinder{router: r, box: box, flight: flight, tries: map[udpKey]*pathTry{}, lostAt: now}
+	return &pathFinder{router: r, box: box, flight: flight, idle: idlePing, tries: map[udpKey]*pathTry{}, lostAt: now}
 }
 
 // introduce begins a round: the addresses, at most maxCandidates and one
@@ -169,7 +169,7 @@ func (f *pathFinder) watchBest(now time.Time) {
 	switch {
 	case t.missed > 0 && heard < now.Sub(t.lastAsked()):
 		t.missed = 0
-		t.next = now.Add(idleGap())
+		t.next = now.Add(f.idleGap())
 	case t.missed == 0 && heard > stallPing && wrote < heard && t.next.Sub(now) > 0 && now.Sub(t.lastAsked()) > stallPing:
 		t.next = now
 	}
@@ -179,7 +179,7 @@ func (t *pathTry) lastAsked() time.Time {
 	return t.asked[(t.askedAt+len(t.asked)-1)%len(t.asked)].at
 }
 
-func idleGap() time.Duration { return idlePing - rand.N(idlePing/5) }
+func (f *pathFinder) idleGap() time.Duration { return f.idle - rand.N(f.idle/5) }
 
 // pingDue pings t and decides when next.
 func (f *pathFinder) pingDue(now time.Time, t *pathTry) {
@@ -301,7 +301,7 @@ func (f *pathFinder) ponged(now time.Time, m *pongMsg, from udpSource) {
 
 // choose makes t the path if it is better than what there is.
 func (f *pathFinder) choose(now time.Time, t *pathTry) {
-	t.next = now.Add(idleGap())
+	t.next = now.Add(f.idleGap())
 	f.restarted = false
 	if t == f.best {
 		f.router.setPath(t.src)
@@ -353,6 +353,14 @@ func pathKind(a netip.Addr) string {
 		return "v6"
 	}
 	return "v4"
+}
+
+// question pings the path now: is the process at its end still there?
+func (f *pathFinder) question(now time.Time) {
+	if f.best != nil && f.best.missed == 0 {
+		f.best.next = now
+		f.tick(now)
+	}
 }
 
 // greeted takes a hello of another instance: the peer's process may have been

@@ -48,6 +48,7 @@ type udpMux struct {
 	mu       sync.RWMutex
 	peers    map[netip.Addr]*udpPeer // guarded by mu: by virtual address
 	admitted map[udpKey]*udpPeer     // guarded by mu: sources whose packets reach QUIC
+	direct   map[netip.AddrPort]int  // guarded by mu: real addresses that we dialled, by count
 	next     uint64                  // guarded by mu: the next virtual address
 }
 
@@ -62,7 +63,7 @@ func listenUDP(addr string, real bool, sealed func(b []byte, from udpSource)) (*
 		return nil, err
 	}
 	u := &udpMux{UDPConn: conn, real: real, sealed: sealed,
-		peers: map[netip.Addr]*udpPeer{}, admitted: map[udpKey]*udpPeer{}}
+		peers: map[netip.Addr]*udpPeer{}, admitted: map[udpKey]*udpPeer{}, direct: map[netip.AddrPort]int{}}
 	if err := u.initBatch(); err != nil {
 		conn.Close()
 		return nil, err
@@ -144,19 +145,25 @@ func (u *udpMux) admit(src udpSource, p *udpPeer) {
 	u.admitted[src.key()] = p
 }
 
-// expel undoes admit.
-func (u *udpMux) expel(k udpKey, p *udpPeer) {
+// dialDirect lets QUIC talk to a real address until done is called: the
+// coordinator's.
+func (u *udpMux) dialDirect(addr netip.AddrPort) (done func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.admitted[k] == p {
-		delete(u.admitted, k)
-	}
+	u.direct[addr]++
+	return sync.OnceFunc(func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if u.direct[addr]--; u.direct[addr] == 0 {
+			delete(u.direct, addr)
+		}
+	})
 }
 
-func (u *udpMux) peerOf(src udpSource) *udpPeer {
+func (u *udpMux) peerOf(src udpSource) (p *udpPeer, direct bool) {
 	u.mu.RLock()
 	defer u.mu.RUnlock()
-	return u.admitted[src.key()]
+	return u.admitted[src.key()], u.direct[src.addr] > 0
 }
 
 // sort takes one datagram that was read and says under which address QUIC
@@ -174,7 +181,10 @@ func (u *udpMux) sort(b []byte, from udpSource) net.Addr {
 	if u.real {
 		return net.UDPAddrFromAddrPort(from.addr)
 	}
-	p := u.peerOf(from)
+	p, direct := u.peerOf(from)
+	if direct {
+		return net.UDPAddrFromAddrPort(from.addr)
+	}
 	if p == nil {
 		return nil
 	}
