@@ -79,7 +79,7 @@ func listenLoopback(port uint16) ([]net.Listener, error) {
 		switch {
 		case err == nil:
 			return []net.Listener{v4, v6}, nil
-		case !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EACCES):
+		case !hasIPv6Loopback():
 			return []net.Listener{v4}, nil
 		case port != 0 || try == tries:
 			v4.Close()
@@ -87,6 +87,15 @@ func listenLoopback(port uint16) ([]net.Listener, error) {
 		}
 		v4.Close()
 	}
+}
+
+func hasIPv6Loopback() bool {
+	l, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		return false
+	}
+	l.Close()
+	return true
 }
 
 // removeStaleSocket removes a socket that nobody listens on any more, the

@@ -27,11 +27,11 @@ type sshOpener interface {
 
 // An sshPipe is that stream, and what the verified log says of its far end.
 type sshPipe struct {
-	net.Conn                // has CloseWrite where one direction can end alone
-	hostKey  ssh.PublicKey  // what the device must show
-	userKey  ssh.Signer     // what this machine proves itself by
-	users    []string       // logins that the log lists; "*" is any
-	name     string         // the device's name in the log
+	net.Conn                 // has CloseWrite where one direction can end alone
+	hostKey  ssh.PublicKey   // what the device must show
+	userKey  ssh.Signer      // what this machine proves itself by
+	users    []string        // logins that the log lists; "*" is any
+	name     string          // the device's name in the log
 	lost     <-chan struct{} // closed when the link died; may be nil
 	reason   func() error    // why it died; may be nil
 }
