@@ -434,3 +434,65 @@ type sshcCountedConn struct {
 }
 
 func (c *sshcCountedConn) Close() error { c.closed(); return c.Conn.Close() }
+
+// sshcRelay stands between a client and p, and can break the connection, which
+// it gives to made.
+func sshcRelay(t testing.TB, p *sshcPeer, made func(io.Closer)) *sshcPeer {
+	t.Helper()
+	r := sshcListen(t, func(conn net.Conn) {
+		defer conn.Close()
+		far, err := net.Dial("tcp", p.addr)
+		if err != nil {
+			return
+		}
+		made(sshcCloser(func() error { resetConn(conn); return far.Close() }))
+		var ways sync.WaitGroup
+		ways.Go(func() { io.Copy(far, conn); far.Close() })
+		ways.Go(func() { io.Copy(conn, far); conn.Close() })
+		ways.Wait()
+	})
+	r.hostKey, r.userKey, r.keyFile, r.users = p.hostKey, p.userKey, p.keyFile, p.users
+	return r
+}
+
+type sshcCloser func() error
+
+func (f sshcCloser) Close() error { return f() }
+
+// An sshcStall is an opener whose connections can be made to take no more
+// bytes, as a link without a path does.
+type sshcStall struct {
+	*sshcPeer
+	stalled chan struct{}
+}
+
+func newSSHCStall(p *sshcPeer) *sshcStall { return &sshcStall{p, make(chan struct{})} }
+
+func (s *sshcStall) stall() { close(s.stalled) }
+
+func (s *sshcStall) openSSH(ctx context.Context, device string) (*sshPipe, error) {
+	pipe, err := s.sshcPeer.openSSH(ctx, device)
+	if err == nil {
+		closed := make(chan struct{})
+		pipe.Conn = &sshcStalledConn{pipe.Conn, s.stalled, closed, sync.OnceFunc(func() { close(closed) })}
+	}
+	return pipe, err
+}
+
+type sshcStalledConn struct {
+	net.Conn
+	stalled, closed chan struct{}
+	close           func()
+}
+
+func (c *sshcStalledConn) Write(b []byte) (int, error) {
+	select {
+	case <-c.stalled:
+		<-c.closed
+		return 0, net.ErrClosed
+	default:
+		return c.Conn.Write(b)
+	}
+}
+
+func (c *sshcStalledConn) Close() error { c.close(); return c.Conn.Close() }
