@@ -37,6 +37,8 @@ type sshcPeer struct {
 	conns []net.Conn // guarded by mu; what the opener has handed out
 	opens int        // guarded by mu
 	fail  func(open int) error
+
+	lostBy error // the reason of a link that is dead from the start
 }
 
 // openSSH makes every peer its own opener.
@@ -58,7 +60,13 @@ func (p *sshcPeer) openSSH(ctx context.Context, device string) (*sshPipe, error)
 	p.mu.Lock()
 	p.conns = append(p.conns, conn)
 	p.mu.Unlock()
-	return &sshPipe{Conn: conn, hostKey: p.hostKey, userKey: p.userKey, users: p.users, name: p.name}, nil
+	pipe := &sshPipe{Conn: conn, hostKey: p.hostKey, userKey: p.userKey, users: p.users, name: p.name}
+	if p.lostBy != nil {
+		lost := make(chan struct{})
+		close(lost)
+		pipe.lost, pipe.reason = lost, func() error { return p.lostBy }
+	}
+	return pipe, nil
 }
 
 // cut breaks every connection, as a lost link would.
