@@ -205,7 +205,8 @@ func sshcServer(t testing.TB, conf *ssh.ServerConfig, handle func(ssh.NewChannel
 		}
 		handlers.Wait()
 	})
-	p.hostKey, p.userKey, p.users = host.PublicKey(), sshcNewKey(t, filepath.Join(dir, "key")), []string{"alice"}
+	p.keyFile = filepath.Join(dir, "key")
+	p.hostKey, p.userKey, p.users = host.PublicKey(), sshcNewKey(t, p.keyFile), []string{"alice"}
 	return p
 }
 
