@@ -54,6 +54,7 @@ type member struct {
 	added   uint64 // statement
 	by      []int  // members with the power to let it in who did; nil in genesis
 	removed uint64 // statement; 0 while active
+	undone  uint64 // acts from this statement on were taken back then; 0 none
 }
 
 func (m member) active() bool { return m.removed == 0 }

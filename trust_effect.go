@@ -72,7 +72,7 @@ func (s *trustState) install(l signerLine, seq uint64, by []int) {
 	if l.can('r') {
 		for i := range s.members {
 			if s.members[i].active() && s.members[i].can('r') {
-				s.members[i].removed = seq
+				s.members[i].remove(seq, 0)
 			}
 		}
 	}
@@ -98,28 +98,41 @@ func (s *trustState) revoke(id deviceID, seq uint64, reason string) {
 	}
 }
 
+// A takenBack says of each member from which statement on its acts count for
+// nothing; 0 means that all of them count.
+type takenBack []uint64
+
 func (s *trustState) removeSigner(b opSignerRemove, seq uint64) {
 	gone := s.removedWith(b)
-	if b.since != 0 {
-		s.undo(gone, b.since, seq)
-	}
+	s.undo(gone, seq, false)
 	for i := range s.members {
-		if gone[i] && s.members[i].active() {
-			s.members[i].removed = seq
+		if gone[i] != 0 || s.members[i].id == b.signer {
+			s.members[i].remove(seq, gone[i])
 		}
 	}
 }
 
-// removedWith marks the members that b takes out: the signer, and with since
-// those whom it alone let in from there on, and so forth.
-func (s *trustState) removedWith(b opSignerRemove) []bool {
-	gone := make([]bool, len(s.members))
+// remove ends a signer's time. With since, its acts from there on are taken
+// back, and earlier ones than before if it is removed already.
+func (m *member) remove(seq, since uint64) {
+	if m.active() {
+		m.removed = seq
+	}
+	if since != 0 && (m.undone == 0 || since < m.undone) {
+		m.undone = since
+	}
+}
+
+// removedWith marks the members that b takes acts back from: the signer, and
+// those whom it alone let in from there on, and so forth. Without since nobody.
+func (s *trustState) removedWith(b opSignerRemove) takenBack {
+	gone := make(takenBack, len(s.members))
 	for i, m := range s.members {
-		gone[i] = m.id == b.signer
+		if m.id == b.signer {
+			gone[i] = b.since
+		}
 	}
-	if b.since != 0 {
-		s.spread(gone, b.since)
-	}
+	s.spread(gone)
 	return gone
 }
 
@@ -127,36 +140,35 @@ func (s *trustState) removedWith(b opSignerRemove) []bool {
 // of b. What any of them did from since on is taken back, also what was done by
 // one who is no signer any more.
 func (s *trustState) recover(b opRecover, seq uint64, by []int) {
-	gone := make([]bool, len(s.members))
+	gone := make(takenBack, len(s.members))
 	for i := range s.members {
-		m := &s.members[i]
-		if gone[i] = !m.can('r'); gone[i] && m.active() {
-			m.removed = seq
+		if m := &s.members[i]; !m.can('r') {
+			gone[i] = b.since
+			m.remove(seq, b.since)
 		}
 	}
-	if b.since != 0 {
-		s.undo(gone, b.since, seq)
-	}
+	s.undo(gone, seq, false)
 	for _, l := range b.signers {
 		s.install(l, seq, by)
 	}
 	s.recovered = seq
 }
 
-// spread adds to gone whoever came from since on and was let in by nobody else.
-// Members stand in the order in which they came, so one pass is enough.
-func (s *trustState) spread(gone []bool, since uint64) {
+// spread adds to gone whoever was let in by acts taken back, and by nobody
+// else. Members stand in the order in which they came, so one pass is enough.
+func (s *trustState) spread(gone takenBack) {
 	for i, m := range s.members {
-		if m.added >= since && onlyBy(m.by, gone) {
-			gone[i] = true
+		if gone[i] == 0 && gone.covers(m.added, m.by) {
+			gone[i] = m.added
 		}
 	}
 }
 
-// onlyBy reports whether all who backed an act are in gone.
-func onlyBy(by []int, gone []bool) bool {
+// covers reports whether an act of statement seq is taken back from all who
+// backed it.
+func (t takenBack) covers(seq uint64, by []int) bool {
 	for _, i := range by {
-		if !gone[i] {
+		if t[i] == 0 || seq < t[i] {
 			return false
 		}
 	}
@@ -165,22 +177,24 @@ func onlyBy(by []int, gone []bool) bool {
 
 const reasonUndone = "undone" // the signer who added the device was thrown out
 
-// undo takes back what the members in gone alone did to devices from since on:
-// devices that they added are revoked, grants that they changed are again what
-// they were before. It touches no signer.
-func (s *trustState) undo(gone []bool, since, seq uint64) {
+// undo takes back acts on devices: a device whose adding is taken back is
+// revoked, a grant that was changed is again what it was before. With confirm a
+// device stays if a later update of it, by somebody else, still counts. It
+// touches no signer.
+func (s *trustState) undo(gone takenBack, seq uint64, confirm bool) {
 	var back []*deviceRec
 	for _, id := range slices.Sorted(maps.Keys(s.devs)) {
 		d := s.devs[id]
 		if d.revoked != 0 {
 			continue
 		}
-		undone := func(a deviceAct) bool { return a.seq >= since && onlyBy(a.by, gone) }
-		if undone(d.acts[0]) {
+		undone := func(a deviceAct) bool { return gone.covers(a.seq, a.by) }
+		left := slices.DeleteFunc(slices.Clone(d.acts), undone)
+		if len(left) == 0 || !confirm && undone(d.acts[0]) {
 			s.revoke(id, seq, reasonUndone)
-		} else if slices.ContainsFunc(d.acts, undone) {
+		} else if len(left) < len(d.acts) {
 			n := *d
-			n.acts = slices.DeleteFunc(slices.Clone(d.acts), undone)
+			n.acts = left
 			back = append(back, &n)
 		}
 	}

@@ -133,7 +133,7 @@ func (s *trustState) checkSignerRemove(b opSignerRemove, seq uint64) error {
 	gone := s.removedWith(b)
 	var left []signerLine
 	for i, m := range s.members {
-		if m.active() && !gone[i] {
+		if m.active() && gone[i] == 0 && m.id != b.signer {
 			left = append(left, m.signerLine)
 		}
 	}
