@@ -24,6 +24,28 @@ const connectFor = 12 * time.Second
 // is said not to answer.
 const coordSilence = 5 * time.Second
 
+// linkByID returns a link to a device that the log knows as active.
+func (n *node) linkByID(ctx context.Context, id deviceID) (*link, error) {
+	n.trust.refresh()
+	dev, ok := n.deviceOf(id)
+	if !ok {
+		return nil, coded("unknown-device", "no such device")
+	}
+	if err := revokedError(dev); err != nil {
+		return nil, err
+	}
+	return n.connect(ctx, dev)
+}
+
+// openSSHByID opens a stream to the device's SSH server.
+func (n *node) openSSHByID(ctx context.Context, id deviceID) (*streamConn, error) {
+	l, err := n.linkByID(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return l.openSSH(ctx)
+}
+
 // A dialing is one attempt under way.
 type dialing struct {
 	done chan struct{}

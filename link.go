@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -218,6 +219,7 @@ func (l *link) countStream(d int) {
 // Requests on a control stream: the one byte of its body.
 const (
 	controlSession = 1 // answered by a token of 16 bytes and its ttl, 4 bytes in seconds
+	controlEcho    = 2 // answered by itself, for a round trip
 )
 
 func (l *link) serveControl(ctx context.Context, s *quic.Stream, body []byte) {
@@ -225,12 +227,20 @@ func (l *link) serveControl(ctx context.Context, s *quic.Stream, body []byte) {
 		refuseStream(s, deniedTo(err))
 		return
 	}
-	if len(body) < 1 || body[0] != controlSession {
+	if len(body) != 1 {
 		refuseStream(s, "stream-kind")
 		return
 	}
-	token := l.node.sessions.make(time.Now(), l.peer.sign)
-	s.Write(append32(token[:], uint32(sessionTTL/time.Second)))
+	switch body[0] {
+	case controlSession:
+		token := l.node.sessions.make(time.Now(), l.peer.sign)
+		s.Write(append32(token[:], uint32(sessionTTL/time.Second)))
+	case controlEcho:
+		s.Write(body)
+	default:
+		refuseStream(s, "stream-kind")
+		return
+	}
 	s.CancelRead(0)
 	s.Close()
 }
@@ -275,21 +285,28 @@ func (l *link) takeToken(ctx context.Context) (sessionToken, error) {
 }
 
 func (l *link) askToken(ctx context.Context) (t sessionToken, err error) {
-	s, err := openStream(ctx, l.conn, streamHead{streamControl, streamVersion, []byte{controlSession}})
+	return t, l.askControl(ctx, controlSession, t[:])
+}
+
+// echo returns after one round trip.
+func (l *link) echo(ctx context.Context) error {
+	return l.askControl(ctx, controlEcho, make([]byte, 1))
+}
+
+// askControl makes a request of one byte and reads the answer into b.
+func (l *link) askControl(ctx context.Context, request byte, b []byte) error {
+	s, err := openStream(ctx, l.conn, streamHead{streamControl, streamVersion, []byte{request}})
 	if err != nil {
-		return t, err
+		return err
 	}
 	defer s.Close()
 	defer s.CancelRead(0)
 	stop := context.AfterFunc(ctx, func() { s.CancelRead(0) })
 	defer stop()
-	for got := 0; got < len(t); {
-		n, err := s.Read(t[got:])
-		if got += n; err != nil && got < len(t) {
-			return t, linkErrorOf(err)
-		}
+	if _, err := io.ReadFull(s, b); err != nil {
+		return linkErrorOf(err)
 	}
-	return t, nil
+	return nil
 }
 
 // setToken takes the token that an introduction brought.
