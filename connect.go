@@ -38,7 +38,7 @@ func (n *node) linkByID(ctx context.Context, id deviceID) (*link, error) {
 }
 
 // openSSHByID opens a stream to the device's SSH server.
-func (n *node) openSSHByID(ctx context.Context, id deviceID) (*streamConn, error) {
+func (n *node) openSSHByID(ctx context.Context, id deviceID) (*linkStream, error) {
 	l, err := n.linkByID(ctx, id)
 	if err != nil {
 		return nil, err

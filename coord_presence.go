@@ -351,6 +351,10 @@ func (p *presence) beatLocked(in presInput, rest []byte) {
 	}
 	switch {
 	case !window.fresh(in.head.counter): // a replay
+	case msg.leaves: // only a cookie counts: nobody else may end a presence
+		if i := slices.IndexFunc(in.m.instances, func(i presInstance) bool { return i.id == in.head.sender }); i >= 0 && p.receivesAt(in, inst, msg.cookie) {
+			p.dropInstanceLocked(in.m, i)
+		}
 	case p.receivesAt(in, inst, msg.cookie):
 		p.countBeatLocked(in, msg, window)
 		p.beatAckLocked(in)

@@ -203,7 +203,7 @@ func (l *link) serveSSH(ctx context.Context, s *quic.Stream, body []byte) {
 	defer release()
 	l.countStream(1)
 	defer l.countStream(-1)
-	nc := l.streamConn(s, nil)
+	nc := l.netConn(s, nil)
 	defer nc.Close()
 	if err := n.ssh.serve(ctx, nc, l.peer.sshKey()); err != nil {
 		n.logf(2, "link %s: session %s: %v", l.id, token.publicID(), err)
@@ -234,7 +234,7 @@ func (l *link) serveControl(ctx context.Context, s *quic.Stream, body []byte) {
 	switch body[0] {
 	case controlSession:
 		token := l.node.sessions.make(time.Now(), l.peer.sign)
-		s.Write(append32(token[:], uint32(sessionTTL/time.Second)))
+		s.Write(append32(token[:], uint32(tokenTTL/time.Second)))
 	case controlEcho:
 		s.Write(body)
 	default:
@@ -246,7 +246,7 @@ func (l *link) serveControl(ctx context.Context, s *quic.Stream, body []byte) {
 }
 
 // openSSH opens a stream to the peer's SSH server.
-func (l *link) openSSH(ctx context.Context) (*streamConn, error) {
+func (l *link) openSSH(ctx context.Context) (*linkStream, error) {
 	token, err := l.takeToken(ctx)
 	if err != nil {
 		return nil, err
@@ -257,7 +257,7 @@ func (l *link) openSSH(ctx context.Context) (*streamConn, error) {
 		return nil, err
 	}
 	l.countStream(1)
-	return l.streamConn(s, func() {
+	return l.netConn(s, func() {
 		l.countStream(-1)
 		l.dropToken(token)
 	}), nil
@@ -324,10 +324,10 @@ func (l *link) dropToken(t sessionToken) {
 	}
 }
 
-// streamConn dresses a stream as net.Conn with the path's addresses.
-func (l *link) streamConn(s *quic.Stream, done func()) *streamConn {
+// netConn dresses a stream as net.Conn with the path's addresses.
+func (l *link) netConn(s *quic.Stream, done func()) *linkStream {
 	local, remote := l.node.addrsOf(l)
-	return &streamConn{Stream: s, local: tcpAddr(local), remote: tcpAddr(remote), done: done}
+	return &linkStream{Stream: s, local: tcpAddr(local), remote: tcpAddr(remote), done: done}
 }
 
 func tcpAddr(a netip.AddrPort) net.Addr {

@@ -21,8 +21,8 @@ const (
 	// tokenWait is how long an unknown token from an authorised key waits
 	// for the ring that brings it.
 	tokenWait = 2 * time.Second
-	// sessionTTL is how long new connections may come by a token.
-	sessionTTL = 24 * time.Hour
+	// tokenTTL is how long new connections may come by a token.
+	tokenTTL = 24 * time.Hour
 )
 
 // A sessionEntry is one token's state.
@@ -76,7 +76,7 @@ func (t *sessionTable) add(now time.Time, token sessionToken, owner ed25519.Publ
 func (t *sessionTable) make(now time.Time, owner ed25519.PublicKey) sessionToken {
 	var token sessionToken
 	rand.Read(token[:])
-	t.add(now, token, owner, sessionTTL)
+	t.add(now, token, owner, tokenTTL)
 	return token
 }
 

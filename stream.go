@@ -105,18 +105,18 @@ func linkErrorOf(err error) error {
 	return coded(code, "%s", linkCodeTexts[code])
 }
 
-// A streamConn is a QUIC stream as net.Conn. Its addresses are those of the
+// A linkStream is a QUIC stream as net.Conn. Its addresses are those of the
 // path in use, as TCP addresses: SSH knows no others.
-type streamConn struct {
+type linkStream struct {
 	*quic.Stream
 	local, remote net.Addr
 	done          func() // called once by Close; may be nil
 }
 
-func (c *streamConn) LocalAddr() net.Addr  { return c.local }
-func (c *streamConn) RemoteAddr() net.Addr { return c.remote }
+func (c *linkStream) LocalAddr() net.Addr  { return c.local }
+func (c *linkStream) RemoteAddr() net.Addr { return c.remote }
 
-func (c *streamConn) Read(b []byte) (int, error) {
+func (c *linkStream) Read(b []byte) (int, error) {
 	n, err := c.Stream.Read(b)
 	if err != nil && err != io.EOF {
 		err = linkErrorOf(err)
@@ -124,7 +124,7 @@ func (c *streamConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (c *streamConn) Write(b []byte) (int, error) {
+func (c *linkStream) Write(b []byte) (int, error) {
 	n, err := c.Stream.Write(b)
 	if err != nil {
 		err = linkErrorOf(err)
@@ -133,10 +133,10 @@ func (c *streamConn) Write(b []byte) (int, error) {
 }
 
 // CloseWrite ends our direction; the other goes on.
-func (c *streamConn) CloseWrite() error { return c.Stream.Close() }
+func (c *linkStream) CloseWrite() error { return c.Stream.Close() }
 
 // Close ends both directions. What was written is still delivered.
-func (c *streamConn) Close() error {
+func (c *linkStream) Close() error {
 	c.Stream.CancelRead(0)
 	err := c.Stream.Close()
 	if c.done != nil {

@@ -19,24 +19,24 @@ var wireMessages = []struct {
 	bytes string
 }{
 	{msgBeat, "beat", func(b []byte) (payload, error) { return parseBeat(b) },
-		&beatMsg{proto: protoRange{1, 2, "v1"}, serves: true, cookie: cookie{15: 9}, cands: wireAddrs("192.0.2.1:22")},
+		&beatMsg{proto: protoRange{1, 2, "v1"}, serves: true, cookie: cookie{15: 9}, cands: addrList("192.0.2.1:22")},
 		"01 02 02 7631 01 00000000000000000000000000000009 01 00000000000000000000ffffc0000201 0016"},
 	{msgBeat, "beat of one that leaves", func(b []byte) (payload, error) { return parseBeat(b) },
-		&beatMsg{proto: protoRange{1, 1, ""}, leaves: true, cands: wireAddrs()},
+		&beatMsg{proto: protoRange{1, 1, ""}, leaves: true, cands: addrList()},
 		"01 01 00 02 00000000000000000000000000000000 00"},
 	{msgBeatAck, "beatAck", func(b []byte) (payload, error) { return parseBeatAck(b) },
-		&beatAckMsg{proto: protoRange{1, 1, "x"}, observed: wireAddrs("[2001:db8::1]:7722")[0], cookie: cookie{1}, time: 0x65000000, seq: 7, head: [32]byte{0xaa}},
+		&beatAckMsg{proto: protoRange{1, 1, "x"}, observed: addrList("[2001:db8::1]:7722")[0], cookie: cookie{1}, time: 0x65000000, seq: 7, head: [32]byte{0xaa}},
 		"01 01 01 78 20010db8000000000000000000000001 1e2a 01000000000000000000000000000000 0000000065000000 0000000000000007 aa" + strings.Repeat("00", 31)},
 	{msgHello, "hello", func(b []byte) (payload, error) { return parseHello(b) },
 		&helloMsg{cookie{2}}, "02000000000000000000000000000000"},
 	{msgCall, "call", func(b []byte) (payload, error) { return parseCall(b) },
-		&callMsg{proto: protoRange{1, 1, ""}, cookie: cookie{3}, call: callID{4}, target: "dabcdefghijklmnopqrstuvwxy", cands: wireAddrs("10.0.0.1:1")},
+		&callMsg{proto: protoRange{1, 1, ""}, cookie: cookie{3}, call: callID{4}, target: "dabcdefghijklmnopqrstuvwxy", cands: addrList("10.0.0.1:1")},
 		"01 01 00 03000000000000000000000000000000 0400000000000000 64" + hex.EncodeToString([]byte("abcdefghijklmnopqrstuvwxy")) + " 01 00000000000000000000ffff0a000001 0001"},
 	{msgAnswer, "answer", func(b []byte) (payload, error) { return parseAnswer(b) },
-		&answerMsg{call: callID{1}, token: sessionToken{2}, ttl: 86400, instance: instanceID{3}, target: wireAddrs("1.2.3.4:5")[0], caller: wireAddrs("6.7.8.9:10")[0], cands: wireAddrs()},
+		&answerMsg{call: callID{1}, token: sessionToken{2}, ttl: 86400, instance: instanceID{3}, target: addrList("1.2.3.4:5")[0], caller: addrList("6.7.8.9:10")[0], cands: addrList()},
 		"0100000000000000 02000000000000000000000000000000 00015180 0300000000000000 00000000000000000000ffff01020304 0005 00000000000000000000ffff06070809 000a 00"},
 	{msgRing, "ring", func(b []byte) (payload, error) { return parseRing(b) },
-		&ringMsg{call: callID{1}, token: sessionToken{2}, ttl: 1, keys: publicKeys{bytes.Repeat([]byte{7}, 32), [32]byte{8}}, instance: instanceID{3}, caller: wireAddrs("1.2.3.4:5")[0], cands: wireAddrs()},
+		&ringMsg{call: callID{1}, token: sessionToken{2}, ttl: 1, keys: publicKeys{bytes.Repeat([]byte{7}, 32), [32]byte{8}}, instance: instanceID{3}, caller: addrList("1.2.3.4:5")[0], cands: addrList()},
 		"0100000000000000 02000000000000000000000000000000 00000001 " + strings.Repeat("07", 32) + " 08" + strings.Repeat("00", 31) + " 0300000000000000 00000000000000000000ffff01020304 0005 00"},
 	{msgRefuse, "refuse", func(b []byte) (payload, error) { return parseRefuse(b) },
 		&refuseMsg{call: callID{1}, reason: refuseOffline, seconds: 3600, proto: protoRange{1, 1, "v"}},
@@ -49,7 +49,7 @@ var wireMessages = []struct {
 		&pongMsg{1, netip.AddrPort{}}, "0000000000000001 " + strings.Repeat("00", 18)},
 }
 
-func wireAddrs(list ...string) []netip.AddrPort {
+func addrList(list ...string) []netip.AddrPort {
 	out := make([]netip.AddrPort, 0, len(list))
 	for _, s := range list {
 		out = append(out, netip.MustParseAddrPort(s))
@@ -146,7 +146,7 @@ func wireIdentity(t testing.TB, seed byte) *identity {
 
 func TestSealOpensOnlyForThePeer(t *testing.T) {
 	a, b := wireIdentity(t, 1), wireIdentity(t, 2)
-	send, _, err := sealKeys(a.path, sealDevice, b.keys.path, sealCoord)
+	send, back, err := sealKeys(a.path, sealDevice, b.keys.path, sealCoord)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestSealOpensOnlyForThePeer(t *testing.T) {
 			t.Fatalf("opens when cut to %d bytes", n)
 		}
 	}
-	if _, err := send.open(d); err == nil {
+	if _, err := back.open(d); err == nil {
 		t.Fatal("opens with the key of the other direction: it could be reflected")
 	}
 	asDevice, _, _ := sealKeys(a.path, sealDevice, b.keys.path, sealDevice)
