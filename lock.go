@@ -89,26 +89,17 @@ func (l *fileLock) release() {
 	l.f.Close()
 }
 
-// lockRole makes this process the only one of its role in dir, and the holder
-// of the pid file, "" for none. errLocked means that the role runs already.
-func lockRole(dir, role, pidFile string) (release func(), err error) {
+// lockRole makes this process the only one of its role in dir. errLocked means
+// that the role runs already.
+func lockRole(dir, role string) (*fileLock, error) {
 	l, err := lockFile(filepath.Join(dir, role+".lock"))
-	if errors.Is(err, errLocked) {
-		return nil, withHint(fmt.Errorf("a %s runs already in %s: %w", role, dir, err), "-once ends quietly where one runs")
-	}
-	if errors.Is(err, fs.ErrPermission) {
+	switch {
+	case errors.Is(err, errLocked):
+		return nil, withHint(fmt.Errorf("a %s runs already: %w", role, err), "with -once a second one ends quietly")
+	case errors.Is(err, fs.ErrPermission):
 		return nil, withHint(fmt.Errorf("locking the role: %w", err), "is -dir the right directory for this user?")
-	}
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("locking the role: %w", err)
 	}
-	if pidFile == "" {
-		return l.release, nil
-	}
-	p, err := lockFile(pidFile)
-	if err != nil {
-		l.release()
-		return nil, fmt.Errorf("pid file: %w", err)
-	}
-	return func() { p.release(); l.release() }, nil
+	return l, nil
 }

@@ -15,32 +15,26 @@ import (
 
 func TestLockRole(t *testing.T) {
 	dir := t.TempDir()
-	pid := filepath.Join(dir, "run", "sessio.pid")
-	release, err := lockRole(dir, "device", pid)
+	l, err := lockRole(dir, "device")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b, err := os.ReadFile(pid); err != nil || strings.TrimSpace(string(b)) != strconv.Itoa(os.Getpid()) {
-		t.Errorf("pid file %q, %v", b, err)
+	file := filepath.Join(dir, "device.lock")
+	if b, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(b)) != strconv.Itoa(os.Getpid()) {
+		t.Errorf("lock file %q, %v", b, err)
 	}
-	_, err = lockRole(dir, "device", "")
+	_, err = lockRole(dir, "device")
 	if !errors.Is(err, errLocked) || !strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
 		t.Errorf("second device: %v", err)
 	}
-	if _, err := lockRole(dir, "coordinator", pid); !errors.Is(err, errLocked) {
-		t.Errorf("pid file of a live process taken: %v", err)
-	}
-	other, err := lockRole(dir, "coordinator", "")
+	other, err := lockRole(dir, "coordinator")
 	if err != nil {
-		t.Fatalf("after a failed pid file: %v", err)
+		t.Fatalf("another role: %v", err)
 	}
-	other()
-	release()
-	if left, _ := filepath.Glob(filepath.Join(dir, "*.lock")); len(left) != 0 {
+	other.release()
+	l.release()
+	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
-	}
-	if _, err := os.Stat(pid); !os.IsNotExist(err) {
-		t.Errorf("pid file left behind: %v", err)
 	}
 }
 
