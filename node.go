@@ -7,7 +7,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"net/netip"
 	"sync"
 	"time"
@@ -40,6 +39,8 @@ type node struct {
 	fetch    chan struct{} // the coordinator has records that we lack
 	hint     sealHint      // on the coordinator's datagrams to us
 	small    bool          // little memory
+
+	strangers exchangeBudget // what unknown peers may send us a minute
 
 	running sync.WaitGroup // added to by spawn, or by what it counts already
 	stop    context.CancelFunc
@@ -388,9 +389,10 @@ func (n *node) deviceOf(id deviceID) (signedDevice, bool) {
 	return st.device(id)
 }
 
-func (n *node) exchangeOn(ctx context.Context, rw io.ReadWriter, peer publicKeys) error {
+// exchangeOn runs one exchange of the log with a peer.
+func (n *node) exchangeOn(ctx context.Context, rw exchangeStream, peer publicKeys) error {
 	_, err := n.judge(peer, "")
-	return runExchange(ctx, rw, n.trust, err == nil)
+	return runExchange(ctx, rw, n.trust, exchangeOpts{peerKnown: err == nil, strangers: &n.strangers})
 }
 
 func (n *node) liveLinks() (out []*link) {
