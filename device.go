@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -96,40 +95,14 @@ func (d *device) sayState() {
 	}
 }
 
-// authorize says what key may do here as user: our own record names the
-// logins and what may be done, and a pure client's record bounds it further.
+// authorize says what the log lets key do here as user.
 func (d *device) authorize(key ssh.PublicKey, user string) (sshGrant, error) {
 	sign, err := ed25519Of(key)
 	if err != nil {
 		return sshGrant{}, err
 	}
-	st, now := d.trust.state(), d.trust.now()
-	if st == nil {
-		return sshGrant{}, coded("unknown-device", "no log yet")
-	}
-	self, err := st.judge(d.id.keys, "server", now)
-	if err != nil {
-		return sshGrant{}, err
-	}
-	who, ok := st.deviceByKey(sign)
-	if !ok {
-		return sshGrant{}, coded("unknown-device", "not in the account's log")
-	}
-	if who, err = st.judge(who.keys, "client", now); err != nil {
-		return sshGrant{}, err
-	}
-	pure := !who.hasRole("server")
-	if !self.allowsUser(user) || pure && !who.allowsUser(user) {
-		return sshGrant{}, coded("user", "%s may not log in as that user", who.name)
-	}
-	grant := sshGrant{device: who.name}
-	for _, c := range self.caps {
-		if !pure || who.hasCap(c) {
-			grant.caps = append(grant.caps, c)
-		}
-	}
-	grant.caps = slices.Clip(grant.caps)
-	return grant, nil
+	who, caps, err := d.trust.state().judgeLogin(sign, d.id.keys.deviceID(), user, d.trust.now())
+	return sshGrant{device: who.name, caps: caps}, err
 }
 
 // ed25519Of returns the ed25519 key in an SSH key, the only kind devices have.

@@ -257,10 +257,10 @@ func (l *link) openSSH(ctx context.Context) (*linkStream, error) {
 		return nil, err
 	}
 	l.countStream(1)
-	return l.netConn(s, func() {
+	return l.netConn(s, sync.OnceFunc(func() {
 		l.countStream(-1)
 		l.dropToken(token)
-	}), nil
+	})), nil
 }
 
 // takeToken returns a token with room for one more connection: the newest, or

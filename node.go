@@ -372,13 +372,17 @@ func (n *node) logChanged(ctx context.Context, _ *trustState) {
 	}
 }
 
-// judge asks the log about a peer; role "" asks only whether it is active.
+// judge asks the log whether a peer may act in a role now; "" is any role.
 func (n *node) judge(keys publicKeys, role string) (signedDevice, error) {
-	st := n.trust.state()
-	if st == nil {
-		return signedDevice{}, coded("unknown-device", "no log yet")
+	st, now := n.trust.state(), n.trust.now()
+	if role != "" {
+		return st.judge(keys, role, now)
 	}
-	return st.judge(keys, role, n.trust.now())
+	dev, err := st.judge(keys, "client", now)
+	if codeOf(err) == "role" {
+		return st.judge(keys, "server", now)
+	}
+	return dev, err
 }
 
 func (n *node) deviceOf(id deviceID) (signedDevice, bool) {

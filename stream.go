@@ -110,7 +110,7 @@ func linkErrorOf(err error) error {
 type linkStream struct {
 	*quic.Stream
 	local, remote net.Addr
-	done          func() // called once by Close; may be nil
+	done          func() // called by every Close; may be nil
 }
 
 func (c *linkStream) LocalAddr() net.Addr  { return c.local }
@@ -141,7 +141,6 @@ func (c *linkStream) Close() error {
 	err := c.Stream.Close()
 	if c.done != nil {
 		c.done()
-		c.done = nil
 	}
 	return err
 }
