@@ -108,6 +108,17 @@ func (t *trustTree) find(seq uint64, hash stmtHash) *treeNode {
 	return nil
 }
 
+// byHash returns the record with the given hash, or nil.
+func (t *trustTree) byHash(hash stmtHash) *treeNode {
+	if n := t.beside[hash]; n != nil {
+		return n
+	}
+	if i := slices.IndexFunc(t.log, func(n *treeNode) bool { return n.hash == hash }); i >= 0 {
+		return t.log[i]
+	}
+	return nil
+}
+
 func (t *trustTree) append(n *treeNode, next *trustState) {
 	t.log = append(t.log, n)
 	t.state = next

@@ -447,3 +447,51 @@ func (m *diskMark) set(t *trustStore) {
 		m.records, m.head = len(t.tree.log), t.tree.state.head()
 	}
 }
+
+// count is how many records the log has.
+func (t *trustStore) count() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.tree == nil {
+		return 0
+	}
+	return uint64(len(t.tree.log))
+}
+
+// tips are the end of the log, zero if that is empty, and those of the branches
+// beside it.
+func (t *trustStore) tips() []logTip {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.tree == nil || t.tree.state == nil {
+		return []logTip{{}}
+	}
+	tips := []logTip{{t.tree.state.seq(), t.tree.state.head()}}
+	for _, n := range t.tree.tips() {
+		if len(tips) <= maxBranches {
+			tips = append(tips, logTip{n.stmt.seq, n.hash})
+		}
+	}
+	return tips
+}
+
+// knows reports whether a statement is in the log or beside it.
+func (t *trustStore) knows(tip logTip) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.tree != nil && t.tree.find(tip.seq, tip.hash) != nil
+}
+
+// onPath returns the records from…to on the way to the statement tip, or none
+// if that is not known.
+func (t *trustStore) onPath(tip stmtHash, from, to uint64) (list [][]byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.tree == nil {
+		return nil
+	}
+	for _, n := range t.tree.path(t.tree.byHash(tip), from, to) {
+		list = append(list, n.raw)
+	}
+	return list
+}
