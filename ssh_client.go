@@ -9,11 +9,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/cpu"
@@ -69,17 +72,16 @@ func dialSSH(ctx context.Context, op sshOpener, device, login string) (*sshClien
 	if err != nil {
 		return nil, dialError(ctx, device, err)
 	}
-	c := &sshClient{device: device, pipe: pipe, wire: &watchedConn{Conn: pipe.Conn, dead: make(chan struct{})}}
+	c := &sshClient{device: device, pipe: pipe, wire: newWatchedConn(pipe.Conn)}
 	if pipe.name != "" {
 		c.device = pipe.name
 	}
 	login, err = chooseLogin(login, localLogin(), c.device, pipe.users)
 	if err != nil {
-		pipe.Close()
+		c.wire.Close()
 		return nil, err
 	}
 	if err := c.handshake(ctx, login); err != nil {
-		pipe.Close()
 		return nil, dialError(ctx, c.device, err)
 	}
 	return c, nil
@@ -100,13 +102,13 @@ func (c *sshClient) handshake(ctx context.Context, login string) error {
 	unhook := context.AfterFunc(limit, func() { c.wire.end(context.Cause(limit)) })
 	c.loops.Go(c.watchLink)
 
-	conf, verdict := c.config(login)
+	conf, trace := c.config(login)
 	conn, channels, requests, err := ssh.NewClientConn(c.wire, c.device, conf)
 	unhook()
 	if err != nil {
 		c.wire.Close()
 		c.loops.Wait()
-		return c.handshakeError(login, verdict, err)
+		return c.handshakeError(login, trace, err)
 	}
 	c.Conn = conn
 	c.loops.Go(func() { ssh.DiscardRequests(requests) })
@@ -127,28 +129,33 @@ func (c *sshClient) watchLink() {
 	}
 }
 
-// A hostKeyVerdict is what became of the host key check; the library wraps
-// errors of it in its own.
-type hostKeyVerdict struct {
-	good bool  // it was the pinned key
-	err  error // it was another
+// A loginTrace is what a handshake has shown of why it fails: the library's
+// own error tells people little.
+type loginTrace struct {
+	pinned bool   // the host key was the right one
+	keyErr error  // it was another
+	banner string // what the device said
 }
 
 // config is for one connection.
-func (c *sshClient) config(login string) (*ssh.ClientConfig, *hostKeyVerdict) {
-	verdict := new(hostKeyVerdict)
+func (c *sshClient) config(login string) (*ssh.ClientConfig, *loginTrace) {
+	trace := new(loginTrace)
 	conf := &ssh.ClientConfig{
 		User:              login,
-		ClientVersion:     "SSH-2.0-sessio",
+		ClientVersion:     "SSH-2.0-Sessio",
 		HostKeyAlgorithms: hostKeyAlgorithms(c.pipe.hostKey),
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
 			if bytes.Equal(key.Marshal(), c.pipe.hostKey.Marshal()) {
-				verdict.good = true
+				trace.pinned = true
 				return nil
 			}
-			verdict.err = coded("host-key", "it shows the host key %s, the log names %s",
+			trace.keyErr = coded("host-key", "it shows the host key %s, the log names %s",
 				ssh.FingerprintSHA256(key), ssh.FingerprintSHA256(c.pipe.hostKey))
-			return verdict.err
+			return trace.keyErr
+		},
+		BannerCallback: func(text string) error {
+			trace.banner = text
+			return nil
 		},
 	}
 	conf.KeyExchanges = []string{ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeCurve25519}
@@ -159,26 +166,59 @@ func (c *sshClient) config(login string) (*ssh.ClientConfig, *hostKeyVerdict) {
 	if c.pipe.userKey != nil {
 		conf.Auth = []ssh.AuthMethod{ssh.PublicKeys(c.pipe.userKey)}
 	}
-	return conf, verdict
+	return conf, trace
 }
 
 // handshakeError tells whose fault it was: the host key's, the link's, or the
 // login's.
-func (c *sshClient) handshakeError(login string, key *hostKeyVerdict, err error) error {
+func (c *sshClient) handshakeError(login string, trace *loginTrace, err error) error {
 	loss := c.wire.loss()
-	switch {
-	case key.err != nil:
-		return withHint(key.err, "another machine may stand in its place")
-	case loss != net.ErrClosed: // else the library closed it, for its own reason
-		return loss
-	case !key.good:
-		return err
-	case !loginListed(login, c.pipe.users):
-		return withHint(coded("user", "it does not let %q in", login),
-			"it lets in %s", strings.Join(c.pipe.users, ", "))
+	if trace.keyErr != nil {
+		return withHint(trace.keyErr, "another machine may stand in its place")
 	}
-	return withHint(coded("denied", "it refused login %q: %w", login, err), "the log of %s says why", c.device)
+	reason := reasonInBanner(trace.banner)
+	if loss != net.ErrClosed && reason == nil { // else the library closed it, for its own reason
+		return loss
+	}
+	if !trace.pinned {
+		return err
+	}
+	if reason == nil && !loginListed(login, c.pipe.users) {
+		reason = coded("user", "it does not let %q in", login)
+	}
+	if codeOf(reason) == "user" {
+		return withHint(reason, "the logins of %s are: %s", c.device, strings.Join(c.pipe.users, ", "))
+	}
+	if reason != nil {
+		return reason
+	}
+	return withHint(coded("denied", "it refused login %q: %w", login, err), "what %s logs says why", c.device)
 }
+
+// reasonInBanner reads the line by which a device says why it refused the key
+// that the link has proved: "sessio: TEXT (CODE)". It returns nil for others.
+func reasonInBanner(banner string) error {
+	text, ok := strings.CutPrefix(strings.TrimSpace(banner), "sessio: ")
+	if !ok || len(text) > maxBannerReason {
+		return nil
+	}
+	text = strings.Map(func(r rune) rune { // it goes to a terminal
+		if !strconv.IsPrint(r) || r == utf8.RuneError {
+			return '?'
+		}
+		return r
+	}, text)
+	if open := strings.LastIndex(text, " ("); open > 0 && strings.HasSuffix(text, ")") {
+		code := text[open+2 : len(text)-1]
+		if code != "" && strings.Trim(code, "abcdefghijklmnopqrstuvwxyz-") == "" {
+			return coded(code, "%s", text[:open])
+		}
+	}
+	return coded("denied", "%s", text)
+}
+
+// maxBannerReason is the longest reason shown, in bytes: a few lines.
+const maxBannerReason = 500
 
 // hostKeyAlgorithms puts the expected key's first; the others are there so
 // that a wrong key is seen and named as such.
@@ -224,6 +264,9 @@ func (c *sshClient) lost() error {
 	case net.ErrClosed: // the library closed it: a disconnect message, or nonsense
 		return fmt.Errorf("%s ended the connection: %w", c.device, c.Wait())
 	default:
+		if err == io.EOF {
+			err = errors.New("the other end closed it")
+		}
 		return withHint(fmt.Errorf("the link to %s was lost: %w", c.device, err),
 			"sessio ping %s shows whether it can be reached", c.device)
 	}
@@ -231,13 +274,19 @@ func (c *sshClient) lost() error {
 
 // A watchedConn keeps the first error of its stream. It knows of it before the
 // SSH library has made an end of file of it on every channel, so that the
-// reader of a channel can tell a lost link from an end.
+// reader of a channel can tell a lost link from an end. The stream is closed
+// once, whoever asks for it.
 type watchedConn struct {
 	net.Conn
-	dead chan struct{} // closed when err is set
+	dead  chan struct{} // closed when err is set
+	close sync.Once
 
 	mu  sync.Mutex
 	err error // guarded by mu; net.ErrClosed when this end closed it first
+}
+
+func newWatchedConn(conn net.Conn) *watchedConn {
+	return &watchedConn{Conn: conn, dead: make(chan struct{})}
 }
 
 func (w *watchedConn) Read(b []byte) (int, error) {
@@ -248,12 +297,21 @@ func (w *watchedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
+func (w *watchedConn) Write(b []byte) (int, error) {
+	n, err := w.Conn.Write(b)
+	if err != nil {
+		w.fail(err)
+	}
+	return n, err
+}
+
 func (w *watchedConn) Close() error { return w.end(net.ErrClosed) }
 
 // end closes the stream for reason, which counts unless it had failed before.
-func (w *watchedConn) end(reason error) error {
+func (w *watchedConn) end(reason error) (err error) {
 	w.fail(reason)
-	return w.Conn.Close()
+	w.close.Do(func() { err = w.Conn.Close() })
+	return err
 }
 
 func (w *watchedConn) fail(err error) {

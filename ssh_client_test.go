@@ -308,8 +308,31 @@ func TestClientLoginRefused(t *testing.T) {
 		}
 	}
 	_, err := dialSSH(t.Context(), p, "attic", "mallory")
-	if !strings.Contains(hintOf(err), "alice, root") {
+	if !strings.HasSuffix(hintOf(err), "alice, root") {
 		t.Errorf("hint %q does not list the logins", hintOf(err))
+	}
+}
+
+// A device tells the machine behind the link why it may not log in.
+func TestClientLoginReason(t *testing.T) {
+	for banner, want := range map[string]struct{ code, says string }{
+		"sessio: its signature has expired (expired)\r\n": {"expired", "connecting to attic: its signature has expired"},
+		"sessio: user \"x\": shell: no such file (user)":  {"user", "shell: no such file"},
+		"sessio: a\x1b[31mb\nc":                           {"denied", "a?[31mb?c"},
+		"sessio: odd (Code!)":                             {"denied", "odd (Code!)"},
+		"Welcome.":                                        {"denied", "it refused login"},
+		"sessio: " + strings.Repeat("x", 600):             {"denied", "it refused login"},
+	} {
+		conf := &ssh.ServerConfig{NoClientAuth: true, NoClientAuthCallback: func(ssh.ConnMetadata) (*ssh.Permissions, error) {
+			return nil, &ssh.BannerError{Err: errors.New("no"), Message: banner}
+		}, PublicKeyCallback: func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) {
+			return nil, errors.New("no")
+		}}
+		p := sshcServer(t, conf, func(ssh.NewChannel, ssh.Conn) {})
+		_, err := dialSSH(t.Context(), p, "attic", "")
+		if codeOf(err) != want.code || !strings.Contains(err.Error(), want.says) {
+			t.Errorf("%q: %v, code %q", banner, err, codeOf(err))
+		}
 	}
 }
 
@@ -505,3 +528,30 @@ func (c *sshcStalledConn) Write(b []byte) (int, error) {
 }
 
 func (c *sshcStalledConn) Close() error { c.close(); return c.Conn.Close() }
+
+// What a device says never brings control bytes to the terminal, and its code
+// is one.
+func FuzzReasonInBanner(f *testing.F) {
+	for _, seed := range []string{"sessio: expired (expired)\r\n", "sessio: (x)", "sessio:  (a) (b)", "sessio: \x1b[1m", "hello", "sessio: \xff (user)"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, banner string) {
+		err := reasonInBanner(banner)
+		if err == nil {
+			return
+		}
+		code := codeOf(err)
+		if code == "" || strings.Trim(code, "abcdefghijklmnopqrstuvwxyz-") != "" {
+			t.Errorf("code %q", code)
+		}
+		again := reasonInBanner("sessio: " + err.Error() + " (" + code + ")")
+		if len(banner) < maxBannerReason-20 && (again == nil || again.Error() != err.Error() || codeOf(again) != code) {
+			t.Errorf("%q is %v, %q; again %v", banner, err, code, again)
+		}
+		for _, r := range err.Error() {
+			if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+				t.Errorf("%q in %q", r, err)
+			}
+		}
+	})
+}
