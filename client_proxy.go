@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 )
 
 type proxyArgs struct {
@@ -42,23 +43,23 @@ func cmdProxy(ctx context.Context, op sshOpener, files stdio, args proxyArgs) er
 	if err != nil {
 		return dialError(ctx, t.device, err)
 	}
-	defer pipe.Close()
 	in := newStdinReader(files.in)
-	defer in.cancel()
-
-	// Both copies end with the pipe, unless standard output takes nothing.
+	var up sync.WaitGroup
 	ended := make(chan error, 2)
-	go func() {
+	up.Go(func() {
 		writeErr, readErr := copyChunks(pipe, in)
 		if half, ok := pipe.Conn.(interface{ CloseWrite() error }); ok && writeErr == nil {
 			writeErr = half.CloseWrite()
 		}
 		ended <- errors.Join(writeErr, readErr)
-	}()
-	go func() {
+	})
+	go func() { // ends with the pipe, unless standard output takes nothing
 		writeErr, readErr := copyChunks(files.out, pipe)
 		ended <- errors.Join(writeErr, readErr)
 	}()
+	defer up.Wait()
+	defer in.cancel()
+	defer pipe.Close()
 	select {
 	case err = <-ended:
 	case <-pipe.lost:

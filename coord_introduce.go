@@ -274,7 +274,7 @@ func (p *presence) sendAgainLocked(r *resend) {
 		if !r.call.pay(datagramLen(r.body), p.refuseLen()) {
 			return
 		}
-	} else if inst := r.m.instance(r.receiver); inst != nil {
+	} else if inst := r.m.instance(r.receiver); inst != nil && !inst.left {
 		to = p.sourceLocked(inst)
 	} else {
 		return
@@ -321,6 +321,9 @@ func (p *presence) newsLocked(at time.Duration, a *presAccount) {
 	body := (&newsMsg{a.seq, a.head}).append(nil)
 	for _, m := range a.members {
 		for i := range m.instances {
+			if m.instances[i].left {
+				continue
+			}
 			if len(p.intro.due) >= maxResends {
 				return
 			}

@@ -75,6 +75,7 @@ type presInstance struct {
 	addr   wireAddr
 	local  uint16 // index in presence.locals
 	serves bool
+	left   bool   // it has said that it ends
 	cands  string // wireAddrs
 	build  unique.Handle[string]
 }
@@ -351,9 +352,9 @@ func (p *presence) beatLocked(in presInput, rest []byte) {
 	}
 	switch {
 	case !window.fresh(in.head.counter): // a replay
-	case msg.leaves: // only a cookie counts: nobody else may end a presence
-		if i := slices.IndexFunc(in.m.instances, func(i presInstance) bool { return i.id == in.head.sender }); i >= 0 && p.receivesAt(in, inst, msg.cookie) {
-			p.dropInstanceLocked(in.m, i)
+	case msg.leaves:
+		if inst != nil && p.receivesAt(in, inst, msg.cookie) {
+			p.leaveLocked(in, inst, window)
 		}
 	case p.receivesAt(in, inst, msg.cookie):
 		p.countBeatLocked(in, msg, window)
@@ -379,20 +380,28 @@ func (p *presence) countBeatLocked(in presInput, msg *beatMsg, window replayWind
 		}
 		m.instances = append(m.instances, presInstance{id: in.head.sender, first: now})
 		inst = &m.instances[len(m.instances)-1]
-		p.provedAddLocked(inst.addr, 1)
 	}
 	if addr := wireAddrOf(in.from.addr); addr != inst.addr {
 		p.provedAddLocked(inst.addr, -1)
 		p.provedAddLocked(addr, 1)
 		inst.addr = addr
 	}
-	inst.window, inst.seen, inst.serves = window, now, msg.serves
+	inst.window, inst.seen, inst.serves, inst.left = window, now, msg.serves, false
 	inst.local = p.localIndexLocked(in.from.local)
 	if cands := wireAddrs(msg.cands); cands != inst.cands {
 		inst.cands = cands
 	}
 	inst.build = unique.Make(msg.proto.build)
 	m.seen, m.heard = now, true
+}
+
+// leaveLocked takes an instance offline that says that it ends. It stays in the
+// table for presenceLife, so that its earlier beats are still seen as replays.
+func (p *presence) leaveLocked(in presInput, inst *presInstance, window replayWindow) {
+	p.provedAddLocked(inst.addr, -1)
+	now := uint32(in.at / time.Second)
+	*inst = presInstance{id: inst.id, first: inst.first, seen: now, window: window, left: true}
+	in.m.seen = now
 }
 
 func oldestInstance(m *presMember) (oldest int) {
@@ -414,6 +423,9 @@ func (p *presence) dropInstanceLocked(m *presMember, i int) {
 }
 
 func (p *presence) provedAddLocked(a wireAddr, n int32) {
+	if a == (wireAddr{}) {
+		return
+	}
 	if p.proved[a] += n; p.proved[a] == 0 {
 		delete(p.proved, a)
 	}
@@ -553,8 +565,10 @@ func (p *presence) status(now time.Time, acct acctID, id deviceID) memberStatus 
 	}
 	st := memberStatus{silent: m.silence(now.Sub(p.start))}
 	inst := m.serving()
-	if inst == nil && len(m.instances) > 0 {
-		inst = &m.instances[len(m.instances)-1]
+	for i := range m.instances {
+		if inst == nil && !m.instances[i].left {
+			inst = &m.instances[i]
+		}
 	}
 	if inst != nil {
 		st.online, st.serves = true, inst.serves

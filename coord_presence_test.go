@@ -350,6 +350,36 @@ func TestPresenceReplayMovesNobody(t *testing.T) {
 	d.one(msgHello)
 }
 
+func TestPresenceLeaves(t *testing.T) {
+	pt := newPresTest(t)
+	d := pt.device("198.51.100.7:1000")
+	pt.members(5, d)
+	d.online(true)
+	beat := d.datagram(msgBeat, d.beatMsg(true), 0)
+	d.say(beat)
+	d.takeBeatAck()
+	pt.advance(10 * time.Second)
+	m := beatMsg{proto: protoRange{1, 1, ""}, leaves: true}
+	leave := d.datagram(msgBeat, m.append(nil), 0)
+	pt.p.datagram(pt.now, leave, udpSource{addr: netip.MustParseAddrPort("203.0.113.66:6")})
+	if !d.status().online {
+		t.Fatal("taken offline from elsewhere")
+	}
+	pt.take()
+	d.say(leave)
+	if st := d.status(); st.online || st.silent != 0 || pt.p.isProved(d.addr) || len(pt.p.proved) != 0 {
+		t.Fatalf("it has left, and its status is %+v", st)
+	}
+	for range 8 {
+		d.say(beat)
+		d.say(leave)
+		if d.status().online || len(pt.take()) != 0 {
+			t.Fatal("a replay brought a process back that has left")
+		}
+		pt.advance(8 * time.Second)
+	}
+}
+
 func TestPresenceInstancesAreBounded(t *testing.T) {
 	pt := newPresTest(t)
 	d := pt.device("198.51.100.7:1000")

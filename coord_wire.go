@@ -3,7 +3,7 @@ package main
 // This file is the byte form of what devices ask of the coordinator on QUIC
 // streams (ALPN sessio-coord/1). A stream carries one request and its reply:
 //
-//	op      1 byte            status  1 byte    0 = done, 1 = an errorMsg
+//	op      1 byte            status  1 byte    0 = done, 1 = an failureMsg
 //	length  4 bytes           length  4 bytes
 //	body    length bytes      body    length bytes
 //
@@ -22,7 +22,7 @@ import (
 // The requests, with their bodies and replies.
 const (
 	opCreate  = 1 // createMsg: headMsg
-	opFetch   = 2 // fetchMsg: recordsMsg
+	opFetch   = 2 // fetchMsg: fetchedMsg
 	opAppend  = 3 // appendMsg: headMsg
 	opTicket  = 4 // ticketMsg: nothing
 	opJoin    = 5 // joinMsg: joinedMsg
@@ -40,16 +40,13 @@ const (
 	// maxCoordBody bounds the body of a request or reply, in bytes: 64 records
 	// of usual size; of larger ones there are fewer in a reply.
 	maxCoordBody = 256 << 10
-	// maxReplyRecords bounds the records of one reply.
-	maxReplyRecords = 64
+	// maxFetchRecords bounds the records of one reply.
+	maxFetchRecords = 64
 	// maxCreateRecords bounds the records that make an account: genesis and
 	// what adds the first devices.
 	maxCreateRecords = 8
 	// maxErrorText bounds an error's text, in bytes.
 	maxErrorText = 1 << 10
-	// maxProof bounds an SSHSIG blob, in bytes: an RSA key and signature of
-	// 8192 bits are 2 KiB.
-	maxProof = 4 << 10
 )
 
 // writeCoordFrame writes a request or a reply; first is its op or status.
@@ -59,41 +56,55 @@ func writeCoordFrame(w io.Writer, first byte, body []byte) error {
 	return err
 }
 
-// readCoordFrame reads one. Memory is taken for what has come, not for what a
-// length promises.
-func readCoordFrame(r io.Reader) (first byte, body []byte, err error) {
+// readCoordHead reads the op or status, and the length of the body.
+func readCoordHead(r io.Reader) (first byte, length int, err error) {
 	var b [5]byte
 	if _, err := io.ReadFull(r, b[:]); err != nil {
-		return 0, nil, err
+		return 0, 0, err
 	}
 	s := cryptobyte.String(b[:])
 	var n uint32
 	if !s.ReadUint8(&first) || !s.ReadUint32(&n) || n > maxCoordBody {
-		return 0, nil, fmt.Errorf("a body of %d bytes, at most %d", n, maxCoordBody)
+		return 0, 0, fmt.Errorf("a body of %d bytes, at most %d", n, maxCoordBody)
 	}
-	body, err = io.ReadAll(io.LimitReader(r, int64(n)))
-	if err == nil && len(body) < int(n) {
+	return first, int(n), nil
+}
+
+// readCoordBody reads the body. Memory is taken for what has come, not for
+// what a length promises.
+func readCoordBody(r io.Reader, length int) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(r, int64(length)))
+	if err == nil && len(body) < length {
 		err = io.ErrUnexpectedEOF
 	}
+	return body, err
+}
+
+func readCoordFrame(r io.Reader) (first byte, body []byte, err error) {
+	first, length, err := readCoordHead(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	body, err = readCoordBody(r, length)
 	return first, body, err
 }
 
-// An errorMsg says why a request failed.
+// An failureMsg says why a request failed.
 //
 //	code  1 byte length and text
 //	text  2 bytes length and text, at most maxErrorText
-type errorMsg struct{ code, text string }
+type failureMsg struct{ code, text string }
 
-func (m *errorMsg) append(b []byte) []byte {
+func (m *failureMsg) append(b []byte) []byte {
 	b = appendString8(b, m.code)
 	text := m.text[:min(len(m.text), maxErrorText)]
 	b = append(b, byte(len(text)>>8), byte(len(text)))
 	return append(b, text...)
 }
 
-func parseError(b []byte) (*errorMsg, error) {
+func parseFailure(b []byte) (*failureMsg, error) {
 	s := cryptobyte.String(b)
-	var m errorMsg
+	var m failureMsg
 	var text cryptobyte.String
 	if !readString8(&s, &m.code) || !s.ReadUint16LengthPrefixed(&text) {
 		return nil, errShort
@@ -158,7 +169,7 @@ func parseHeadMsg(b []byte) (*headMsg, error) {
 //
 //	acct   32 bytes
 //	from   8 bytes  seq of the first record wanted
-//	proof  4 bytes length, at most maxProof, and SSHSIG blob; empty = none
+//	proof  4 bytes length, at most maxSSHSig, and SSHSIG blob; empty = none
 type fetchMsg struct {
 	acct  acctID
 	from  uint64
@@ -176,7 +187,7 @@ func parseFetch(b []byte) (*fetchMsg, error) {
 		return nil, errShort
 	}
 	var err error
-	m.proof, err = readBytes32(&s, maxProof)
+	m.proof, err = readBytes32(&s, maxSSHSig)
 	return &m, err
 }
 
@@ -193,26 +204,26 @@ func fetchProofBytes(acct acctID, key []byte) []byte {
 
 const fetchExporter = "EXPORTER-sessio-fetch-v1"
 
-// A recordsMsg brings records and says how far the log goes.
+// A fetchedMsg brings records and says how far the log goes.
 //
 //	head     headMsg
-//	records  1 byte count, at most maxReplyRecords, then each 4 bytes length
+//	records  1 byte count, at most maxFetchRecords, then each 4 bytes length
 //	         and record
-type recordsMsg struct {
+type fetchedMsg struct {
 	head    headMsg
 	records [][]byte
 }
 
-func (m *recordsMsg) append(b []byte) []byte { return appendRecords(m.head.append(b), m.records) }
+func (m *fetchedMsg) append(b []byte) []byte { return appendRecords(m.head.append(b), m.records) }
 
-func parseRecords(b []byte) (*recordsMsg, error) {
+func parseFetched(b []byte) (*fetchedMsg, error) {
 	s := cryptobyte.String(b)
-	var m recordsMsg
+	var m fetchedMsg
 	if !s.ReadUint64(&m.head.seq) || !s.CopyBytes(m.head.head[:]) {
 		return nil, errShort
 	}
 	var err error
-	m.records, err = readRecords(&s, maxReplyRecords)
+	m.records, err = readRecords(&s, maxFetchRecords)
 	return &m, err
 }
 

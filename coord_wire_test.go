@@ -21,8 +21,8 @@ func coordTestParser[M coordTestMsg](parse func([]byte) (M, error)) coordTestPar
 }
 
 var coordTestParsers = []coordTestParse{
-	coordTestParser(parseError), coordTestParser(parseCreate), coordTestParser(parseHeadMsg), coordTestParser(parseFetch),
-	coordTestParser(parseRecords), coordTestParser(parseAppend), coordTestParser(parseTicketMsg), coordTestParser(parseJoin),
+	coordTestParser(parseFailure), coordTestParser(parseCreate), coordTestParser(parseHeadMsg), coordTestParser(parseFetch),
+	coordTestParser(parseFetched), coordTestParser(parseAppend), coordTestParser(parseTicketMsg), coordTestParser(parseJoin),
 	coordTestParser(parseJoined), coordTestParser(parseAcctMsg), coordTestParser(parsePending), coordTestParser(parseDevices),
 	coordTestParser(parseWhoami),
 }
@@ -54,15 +54,15 @@ var coordWireTests = []struct {
 	parse coordTestParse
 	hex   string
 }{
-	{"error", &errorMsg{"gap", "no"}, coordTestParsers[0], "03 676170 0002 6e6f"},
+	{"error", &failureMsg{"gap", "no"}, coordTestParsers[0], "03 676170 0002 6e6f"},
 	{"create", &createMsg{claimSecret{0xc1}, [][]byte{{1, 2}, {3}}}, coordTestParsers[1],
 		"c1" + strings.Repeat("00", 15) + "02 00000002 0102 00000001 03"},
 	{"head", &headMsg{258, coordTest32(0xaa)}, coordTestParsers[2], "0000000000000102" + coordTestA},
 	{"fetch", &fetchMsg{coordTest32(0xaa), 7, []byte{9, 9}}, coordTestParsers[3], coordTestA + "0000000000000007 00000002 0909"},
 	{"fetch without proof", &fetchMsg{acct: coordTest32(0xaa), from: 7}, coordTestParsers[3], coordTestA + "0000000000000007 00000000"},
-	{"records", &recordsMsg{headMsg{1, coordTest32(0xbb)}, [][]byte{{5}}}, coordTestParsers[4],
+	{"records", &fetchedMsg{headMsg{1, coordTest32(0xbb)}, [][]byte{{5}}}, coordTestParsers[4],
 		"0000000000000001" + coordTestB + "01 00000001 05"},
-	{"no records", &recordsMsg{head: headMsg{1, coordTest32(0xbb)}}, coordTestParsers[4], "0000000000000001" + coordTestB + "00"},
+	{"no records", &fetchedMsg{head: headMsg{1, coordTest32(0xbb)}}, coordTestParsers[4], "0000000000000001" + coordTestB + "00"},
 	{"append", &appendMsg{coordTest32(0xaa), []byte{6}}, coordTestParsers[5], coordTestA + "00000001 06"},
 	{"ticket", &ticketMsg{coordTest32(0xaa), coordTest32(0xbb), 900}, coordTestParsers[6], coordTestA + coordTestB + "00000384"},
 	{"join", &joinMsg{coordTest32(0xaa), coordTest32(0xbb), "attic", "root", coordTest32(0xcc)}, coordTestParsers[7],
@@ -112,7 +112,7 @@ func TestCoordWireRefuses(t *testing.T) {
 		{"65 records in a reply", coordTestParsers[4], strings.Repeat("00", 40) + "41" + strings.Repeat("0000000101", 65)},
 		{"an empty record", coordTestParsers[4], strings.Repeat("00", 40) + "01 00000000"},
 		{"a record longer than all", coordTestParsers[5], coordTestA + "ffffffff 01"},
-		{"a long proof", coordTestParsers[3], coordTestA + "0000000000000007 00001001" + strings.Repeat("00", 4097)},
+		{"a long proof", coordTestParsers[3], coordTestA + "0000000000000007 00000801" + strings.Repeat("00", 2049)},
 		{"a name with a newline", coordTestParsers[7], name + "02 610a 00" + coordTestC},
 		{"a login with a comma", coordTestParsers[7], name + "00 03 612c62" + coordTestC},
 		{"a long error text", coordTestParsers[0], "00 0401" + strings.Repeat("61", 1025)},

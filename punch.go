@@ -68,11 +68,11 @@ type pathTry struct {
 	admitted bool
 	proved   bool
 	rtt      time.Duration
-	start    time.Time // of the round
-	step     int       // of pingTimes
-	next     time.Time // when to ping next, zero = not
-	missed   int       // pings without answer, when proved
-	asked    [4]pathAsk
+	start    time.Time   // of the round
+	step     int         // of pingTimes
+	next     time.Time   // when to ping next, zero = not
+	missed   int         // pings without answer, when proved
+	asked    [16]pathAsk // a round trip of satellites has 8 under way
 	askedAt  int
 }
 
@@ -259,7 +259,8 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 	t.src = from // now with our own address
 	b, _ := f.box.pack(msgPong, &pongMsg{m.nonce, from.addr}, 0)
 	f.router.send(b, from)
-	if !t.admitted {
+	first := !t.admitted
+	if first {
 		t.admitted = true
 		f.router.admit(from)
 		if t.named {
@@ -271,10 +272,21 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 			f.router.replay(from)
 		}
 	}
-	if !t.proved && now.Sub(t.lastAsked()) > 5*ms {
-		t.start, t.step = now, 0
-		f.pingDue(now, t)
+	if !t.proved && (first || t.next.IsZero()) {
+		f.askBack(now, t)
 	}
+}
+
+// askBack asks an address that has just shown life for its proof at once. Its
+// schedule, if it has one, goes on as it was: two ends that answered every
+// ping with a ping would never stop.
+func (f *pathFinder) askBack(now time.Time, t *pathTry) {
+	if t.next.IsZero() {
+		t.restart(now)
+		f.pingDue(now, t)
+		return
+	}
+	f.ping(now, t)
 }
 
 // ponged takes the proof that an address returns what we send to it.

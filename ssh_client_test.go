@@ -37,6 +37,8 @@ type sshcPeer struct {
 	conns []net.Conn // guarded by mu; what the opener has handed out
 	opens int        // guarded by mu
 	fail  func(open int) error
+
+	lostBy error // the reason of a link that is dead from the start
 }
 
 // openSSH makes every peer its own opener.
@@ -58,7 +60,13 @@ func (p *sshcPeer) openSSH(ctx context.Context, device string) (*sshPipe, error)
 	p.mu.Lock()
 	p.conns = append(p.conns, conn)
 	p.mu.Unlock()
-	return &sshPipe{Conn: conn, hostKey: p.hostKey, userKey: p.userKey, users: p.users, name: p.name}, nil
+	pipe := &sshPipe{Conn: conn, hostKey: p.hostKey, userKey: p.userKey, users: p.users, name: p.name}
+	if p.lostBy != nil {
+		lost := make(chan struct{})
+		close(lost)
+		pipe.lost, pipe.reason = lost, func() error { return p.lostBy }
+	}
+	return pipe, nil
 }
 
 // cut breaks every connection, as a lost link would.
@@ -197,7 +205,8 @@ func sshcServer(t testing.TB, conf *ssh.ServerConfig, handle func(ssh.NewChannel
 		}
 		handlers.Wait()
 	})
-	p.hostKey, p.userKey, p.users = host.PublicKey(), sshcNewKey(t, filepath.Join(dir, "key")), []string{"alice"}
+	p.keyFile = filepath.Join(dir, "key")
+	p.hostKey, p.userKey, p.users = host.PublicKey(), sshcNewKey(t, p.keyFile), []string{"alice"}
 	return p
 }
 
@@ -434,3 +443,65 @@ type sshcCountedConn struct {
 }
 
 func (c *sshcCountedConn) Close() error { c.closed(); return c.Conn.Close() }
+
+// sshcRelay stands between a client and p, and can break the connection, which
+// it gives to made.
+func sshcRelay(t testing.TB, p *sshcPeer, made func(io.Closer)) *sshcPeer {
+	t.Helper()
+	r := sshcListen(t, func(conn net.Conn) {
+		defer conn.Close()
+		far, err := net.Dial("tcp", p.addr)
+		if err != nil {
+			return
+		}
+		made(sshcCloser(func() error { resetConn(conn); return far.Close() }))
+		var ways sync.WaitGroup
+		ways.Go(func() { io.Copy(far, conn); far.Close() })
+		ways.Go(func() { io.Copy(conn, far); conn.Close() })
+		ways.Wait()
+	})
+	r.hostKey, r.userKey, r.keyFile, r.users = p.hostKey, p.userKey, p.keyFile, p.users
+	return r
+}
+
+type sshcCloser func() error
+
+func (f sshcCloser) Close() error { return f() }
+
+// An sshcStall is an opener whose connections can be made to take no more
+// bytes, as a link without a path does.
+type sshcStall struct {
+	*sshcPeer
+	stalled chan struct{}
+}
+
+func newSSHCStall(p *sshcPeer) *sshcStall { return &sshcStall{p, make(chan struct{})} }
+
+func (s *sshcStall) stall() { close(s.stalled) }
+
+func (s *sshcStall) openSSH(ctx context.Context, device string) (*sshPipe, error) {
+	pipe, err := s.sshcPeer.openSSH(ctx, device)
+	if err == nil {
+		closed := make(chan struct{})
+		pipe.Conn = &sshcStalledConn{pipe.Conn, s.stalled, closed, sync.OnceFunc(func() { close(closed) })}
+	}
+	return pipe, err
+}
+
+type sshcStalledConn struct {
+	net.Conn
+	stalled, closed chan struct{}
+	close           func()
+}
+
+func (c *sshcStalledConn) Write(b []byte) (int, error) {
+	select {
+	case <-c.stalled:
+		<-c.closed
+		return 0, net.ErrClosed
+	default:
+		return c.Conn.Write(b)
+	}
+}
+
+func (c *sshcStalledConn) Close() error { c.close(); return c.Conn.Close() }
