@@ -30,8 +30,8 @@ var layout = []string{
 
 // importers names, for a package that few files may know, those files.
 var importers = map[string][]string{
-	"net/http": {"coord_http"},
-	"os/exec":  {},
+	"net/http":    {"coord_http"},
+	"os/exec":     {},
 	"crypto/x509": {"identity"},
 }
 

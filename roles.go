@@ -8,10 +8,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"strings"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -36,13 +36,13 @@ type roleFlags struct {
 	listen      string
 	hold, drain time.Duration
 
-	udp, udp2, http, url, signup string
+	udp, http, url, signup string
 }
 
 // roleOf tells to which role alone a flag belongs.
 var roleOf = map[string]string{
 	"listen": roleDevice, "hold": roleDevice, "drain": roleDevice, "D": roleDevice,
-	"udp": roleCoordinator, "udp2": roleCoordinator, "http": roleCoordinator, "url": roleCoordinator, "signup": roleCoordinator,
+	"udp": roleCoordinator, "http": roleCoordinator, "url": roleCoordinator, "signup": roleCoordinator,
 }
 
 func (r *roleFlags) declare(f *flag.FlagSet) {
@@ -61,10 +61,9 @@ func (r *roleFlags) declare(f *flag.FlagSet) {
 	f.DurationVar(&r.drain, "drain", defaultDrain, "device: how long sessions may go on at a stop, a `duration`")
 	f.Bool("D", true, "device: stay in the foreground, as always")
 	f.StringVar(&r.udp, "udp", ":7722", "coordinator: UDP `address`")
-	f.StringVar(&r.udp2, "udp2", "", "coordinator: second UDP `address` (default the next port)")
 	f.StringVar(&r.http, "http", "", "coordinator: `address` that answers /healthz")
 	f.StringVar(&r.url, "url", "", "coordinator: `URL` by which people reach it")
-	f.StringVar(&r.signup, "signup", "claim", "coordinator: who may make an account: claim (whoever has the printed word, once), open or closed; a `mode`")
+	f.StringVar(&r.signup, "signup", signupClaim, "coordinator: who may make an account, a `mode`: claim (who has the printed word, once), open, closed")
 }
 
 // parseRoles reads args and refuses what would have no effect.
@@ -90,8 +89,11 @@ func parseRoles(args []string) (*roleFlags, error) {
 			err = withHint(usageError("-%s is for the role -%s", fl.Name, role), "both roles may run in one process")
 		}
 	})
-	if r.hold <= 0 || r.drain < 0 {
-		return nil, usageError("-hold and -drain are durations, -hold more than 0")
+	switch {
+	case r.hold <= 0 || r.drain < 0:
+		return nil, usageError("-hold is more than 0, -drain not less")
+	case !slices.Contains([]string{signupClaim, signupOpen, signupClosed}, r.signup):
+		return nil, usageError("-signup %q is not claim, open or closed", r.signup)
 	}
 	return r, err
 }
@@ -114,7 +116,7 @@ func rolesHelp() string {
 }
 
 const (
-	coordinatorUsage = "-coordinator [-dir D] [-udp ADDR] [-udp2 ADDR] [-http ADDR] [-url URL] [-signup MODE] [-pidfile F] [-once] [-v]"
+	coordinatorUsage = "-coordinator [-dir D] [-udp ADDR] [-http ADDR] [-url URL] [-signup MODE] [-pidfile F] [-once] [-v]"
 	deviceUsage      = "-device [-dir D] [-listen UDPADDR] [-hold D] [-drain D] [-pidfile F] [-once] [-v | -vv | -vvv]"
 )
 
@@ -144,7 +146,7 @@ func (p *program) runRoles(ctx context.Context, args []string) error {
 	ctx, stop := untilStopped(ctx)
 	defer stop()
 	log := &lineLog{level: r.level(), now: p.now, w: p.err}
-	return r.run(ctx, dir, log.logf)
+	return r.run(ctx, dir, p.out, log.logf)
 }
 
 // lock takes what keeps this process single, all or nothing.
@@ -168,7 +170,7 @@ func (r *roleFlags) lock(dir string) (release func(), err error) {
 		}
 	}
 	if r.pidFile != "" && err == nil {
-		l, lockErr := lockFile(r.pidFile)
+		l, lockErr := holdFile(r.pidFile)
 		if lockErr != nil {
 			lockErr = fmt.Errorf("pid file: %w", lockErr)
 		}
@@ -199,7 +201,7 @@ func untilStopped(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // run runs the roles side by side; the first that ends ends the other.
-func (r *roleFlags) run(ctx context.Context, dir string, logf func(level int, format string, args ...any)) error {
+func (r *roleFlags) run(ctx context.Context, dir string, out io.Writer, logf func(level int, format string, args ...any)) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var running sync.WaitGroup
@@ -216,10 +218,8 @@ func (r *roleFlags) run(ctx context.Context, dir string, logf func(level int, fo
 		})
 	}
 	start(roleCoordinator, func(ctx context.Context) error {
-		return runCoordinator(ctx, coordConfig{
-			dir: filepath.Join(dir, "coord"), udp: r.udp, udp2: r.udp2, http: r.http,
-			url: strings.TrimRight(r.url, "/"), signup: r.signup, logf: logf,
-		})
+		return runCoordinator(ctx, coordConfig{dir: dir, udp: r.udp, http: r.http, url: r.url, signup: r.signup},
+			out, func(format string, args ...any) { logf(0, format, args...) })
 	})
 	start(roleDevice, func(ctx context.Context) error {
 		return runDevice(ctx, deviceConfig{dir: dir, listen: r.listen, hold: r.hold, drain: r.drain, logf: logf})
