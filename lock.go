@@ -21,10 +21,10 @@ var errLocked = errors.New("in use by another process")
 // while we live.
 type fileLock struct{ f *os.File }
 
-// lockPIDFile locks file and writes our process id into it. The error is
+// holdFile locks file and writes our process id into it. The error is
 // errLocked, with the holder's id where it can be read, or says why there can
 // be no lock.
-func lockPIDFile(file string) (*fileLock, error) {
+func holdFile(file string) (*fileLock, error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (l *fileLock) release() {
 // lockRole makes this process the only one of its role in dir. errLocked means
 // that the role runs already.
 func lockRole(dir, role string) (*fileLock, error) {
-	l, err := lockPIDFile(filepath.Join(dir, role+".lock"))
+	l, err := holdFile(filepath.Join(dir, role+".lock"))
 	switch {
 	case errors.Is(err, errLocked):
 		return nil, withHint(fmt.Errorf("a %s runs already: %w", role, err), "with -once a second one ends quietly")

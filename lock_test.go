@@ -57,7 +57,7 @@ func TestLockAfterKill(t *testing.T) {
 	if line != "locked\n" {
 		t.Fatalf("holder says %q", line)
 	}
-	if _, err := lockPIDFile(file); !errors.Is(err, errLocked) {
+	if _, err := holdFile(file); !errors.Is(err, errLocked) {
 		t.Errorf("lock of a live process: %v", err)
 	}
 	cmd.Process.Kill()
@@ -65,7 +65,7 @@ func TestLockAfterKill(t *testing.T) {
 	if _, err := os.Stat(file); err != nil {
 		t.Fatalf("the file is gone: %v", err)
 	}
-	l, err := lockPIDFile(file)
+	l, err := holdFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func TestLockHolder(t *testing.T) {
 	if file == "" {
 		t.Skip("only as a child of TestLockAfterKill")
 	}
-	if _, err := lockPIDFile(file); err != nil {
+	if _, err := holdFile(file); err != nil {
 		t.Fatal(err)
 	}
 	os.Stdout.WriteString("locked\n")
@@ -94,7 +94,7 @@ func TestLockRace(t *testing.T) {
 	for range 8 {
 		workers.Go(func() {
 			for range 200 {
-				l, err := lockPIDFile(file)
+				l, err := holdFile(file)
 				if err != nil {
 					continue
 				}

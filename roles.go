@@ -11,7 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -63,7 +63,7 @@ func (r *roleFlags) declare(f *flag.FlagSet) {
 	f.StringVar(&r.udp, "udp", ":7722", "coordinator: UDP `address`")
 	f.StringVar(&r.http, "http", "", "coordinator: `address` that answers /healthz")
 	f.StringVar(&r.url, "url", "", "coordinator: `URL` by which people reach it")
-	f.StringVar(&r.signup, "signup", "claim", "coordinator: who may make an account: claim (whoever has the printed word, once), open or closed; a `mode`")
+	f.StringVar(&r.signup, "signup", signupClaim, "coordinator: who may make an account, a `mode`: claim (who has the printed word, once), open, closed")
 }
 
 // parseRoles reads args and refuses what would have no effect.
@@ -89,8 +89,11 @@ func parseRoles(args []string) (*roleFlags, error) {
 			err = withHint(usageError("-%s is for the role -%s", fl.Name, role), "both roles may run in one process")
 		}
 	})
-	if r.hold <= 0 || r.drain < 0 {
-		return nil, usageError("-hold and -drain are durations, -hold more than 0")
+	switch {
+	case r.hold <= 0 || r.drain < 0:
+		return nil, usageError("-hold is more than 0, -drain not less")
+	case !slices.Contains([]string{signupClaim, signupOpen, signupClosed}, r.signup):
+		return nil, usageError("-signup %q is not claim, open or closed", r.signup)
 	}
 	return r, err
 }
@@ -167,7 +170,7 @@ func (r *roleFlags) lock(dir string) (release func(), err error) {
 		}
 	}
 	if r.pidFile != "" && err == nil {
-		l, lockErr := lockPIDFile(r.pidFile)
+		l, lockErr := holdFile(r.pidFile)
 		if lockErr != nil {
 			lockErr = fmt.Errorf("pid file: %w", lockErr)
 		}
@@ -215,9 +218,8 @@ func (r *roleFlags) run(ctx context.Context, dir string, out io.Writer, logf fun
 		})
 	}
 	start(roleCoordinator, func(ctx context.Context) error {
-		return runCoordinator(ctx, coordConfig{
-			dir: dir, udp: r.udp, http: r.http, url: strings.TrimRight(r.url, "/"), signup: r.signup,
-		}, out, func(format string, args ...any) { logf(1, format, args...) })
+		return runCoordinator(ctx, coordConfig{dir: dir, udp: r.udp, http: r.http, url: r.url, signup: r.signup},
+			out, func(format string, args ...any) { logf(0, format, args...) })
 	})
 	start(roleDevice, func(ctx context.Context) error {
 		return runDevice(ctx, deviceConfig{dir: dir, listen: r.listen, hold: r.hold, drain: r.drain, logf: logf})
