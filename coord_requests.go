@@ -71,10 +71,6 @@ func (s *coordServer) answer(peer *coordPeer, op byte, body []byte) ([]byte, err
 	return nil, coded("request-malformed", "request %d is not known here", op)
 }
 
-type noMsg struct{}
-
-func (noMsg) append(b []byte) []byte { return b }
-
 // answerTo parses a request's body, hands it to do, and writes its reply.
 func answerTo[Q any, A payload](body []byte, parse func([]byte) (Q, error), do func(Q) (A, error)) ([]byte, error) {
 	q, err := parse(body)
