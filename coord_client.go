@@ -62,9 +62,12 @@ func askStream(st io.ReadWriteCloser, op byte, body []byte) (status byte, reply 
 	if len(body) > maxCoordBody {
 		return 0, nil, fmt.Errorf("a request of %d bytes, at most %d", len(body), maxCoordBody)
 	}
-	if err := errors.Join(writeCoordFrame(st, op, body), st.Close()); err != nil {
+	if err := writeCoordFrame(st, op, body); err != nil {
 		return 0, nil, err
 	}
+	// The coordinator may have read the request already and want no more of
+	// the stream: then there is nothing left to close, and its reply counts.
+	st.Close()
 	return readCoordFrame(st)
 }
 

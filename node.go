@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -94,7 +95,7 @@ func (n *node) start(addrs []netip.AddrPort) error {
 	n.talk = &coordTalk{
 		box:   &sealBox{sendKey: send, recvKey: recv, hint: n.hint, mine: n.instance},
 		addrs: addrs, send: n.mux.send, beating: n.beat, serves: n.ssh != nil,
-		cands: func() []netip.AddrPort { return localCandidates(n.mux.port()) },
+		cands: n.candidates,
 		calls: map[callID]*coordCall{}, rings: map[callID]time.Time{},
 		onHead: n.headSeen, onRing: n.rung,
 		onRefused: func(m *refuseMsg) { n.logf(0, "coordinator: %v", refusalOf(m, "this machine")) },
@@ -115,6 +116,15 @@ func (n *node) start(addrs []netip.AddrPort) error {
 	unwatch := n.trust.watch(func(_, now *trustState) { n.logChanged(ctx, now) })
 	context.AfterFunc(ctx, unwatch)
 	return nil
+}
+
+// candidates are our addresses, or the one that the socket is bound to.
+func (n *node) candidates() []netip.AddrPort {
+	bound := n.mux.UDPConn.LocalAddr().(*net.UDPAddr).AddrPort()
+	if !bound.Addr().IsUnspecified() {
+		return []netip.AddrPort{netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())}
+	}
+	return localCandidates(bound.Port())
 }
 
 // socketBuffer is how much the kernel may keep for the socket, in bytes.
