@@ -42,7 +42,7 @@ var layout = []string{
 	// the verbs
 	"term ssh_client client_target client_signal client_session client_tty client_escape", "client_shell",
 	"client_run", "client_proxy", "client_forwardspec", "client_listen", "client_forward", "client",
-	"cli_flags", "prompt", "roles verbs", "main",
+	"cli_flags", "prompt", "client_verbs", "client_status", "client_sshconfig", "roles verbs", "main",
 }
 
 // importers names, for a package that few files may know, those files.
