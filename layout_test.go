@@ -36,7 +36,7 @@ var layout = []string{
 	// what verbs and coordinator say to each other
 	"coord_presence coord_introduce coord_wire ticket", "coord_client", "coord_dial",
 	// links
-	"names", "sessions", "stream", "peers link node connect", "node_status", "lend", "device",
+	"names", "refusals", "sessions", "stream", "peers", "link", "node", "node_fetch", "node_links", "connect", "node_run", "node_status", "lend", "device",
 	// the coordinator
 	"coord_account coord_store coord_requests", "coord_stream", "coord_http", "coord",
 	// the verbs
