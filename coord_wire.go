@@ -7,9 +7,9 @@ package main
 //	length  4 bytes           length  4 bytes
 //	body    length bytes      body    length bytes
 //
-// and ends there, both ways.
-// Numbers are big endian, addresses as in wire.go. Bytes after the last field
-// of a body are ignored: that is where fields are added.
+// and ends there, both ways. Numbers are big endian, addresses as in wire.go.
+// Bytes after the last field of a body are ignored: that is where fields are
+// added.
 
 import (
 	"errors"
