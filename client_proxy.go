@@ -43,23 +43,24 @@ func cmdProxy(ctx context.Context, op sshOpener, files stdio, args proxyArgs) er
 	if err != nil {
 		return dialError(ctx, t.device, err)
 	}
+	conn := newWatchedConn(pipe.Conn)
 	in := newStdinReader(files.in)
 	var up sync.WaitGroup
 	ended := make(chan error, 2)
 	up.Go(func() {
-		writeErr, readErr := copyChunks(pipe, in)
+		writeErr, readErr := copyChunks(conn, in)
 		if half, ok := pipe.Conn.(interface{ CloseWrite() error }); ok && writeErr == nil {
 			writeErr = half.CloseWrite()
 		}
 		ended <- errors.Join(writeErr, readErr)
 	})
 	go func() { // ends with the pipe, unless standard output takes nothing
-		writeErr, readErr := copyChunks(files.out, pipe)
+		writeErr, readErr := copyChunks(files.out, conn)
 		ended <- errors.Join(writeErr, readErr)
 	}()
 	defer up.Wait()
 	defer in.cancel()
-	defer pipe.Close()
+	defer conn.Close()
 	select {
 	case err = <-ended:
 	case <-pipe.lost:

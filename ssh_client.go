@@ -308,9 +308,14 @@ func (w *watchedConn) Write(b []byte) (int, error) {
 func (w *watchedConn) Close() error { return w.end(net.ErrClosed) }
 
 // end closes the stream for reason, which counts unless it had failed before.
+// A Write that waits for a path must not outlast it: Close alone would let it
+// finish on a QUIC stream.
 func (w *watchedConn) end(reason error) (err error) {
 	w.fail(reason)
-	w.close.Do(func() { err = w.Conn.Close() })
+	w.close.Do(func() {
+		w.Conn.SetWriteDeadline(time.Unix(1, 0)) // long past
+		err = w.Conn.Close()
+	})
 	return err
 }
 

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -511,11 +512,15 @@ func (s *sshcStall) openSSH(ctx context.Context, device string) (*sshPipe, error
 	return pipe, err
 }
 
+// An sshcStalledConn frees a Write that waits at its deadline only, as a QUIC
+// stream does.
 type sshcStalledConn struct {
 	net.Conn
 	stalled, closed chan struct{}
 	close           func()
 }
+
+func (c *sshcStalledConn) SetWriteDeadline(time.Time) error { c.close(); return nil }
 
 func (c *sshcStalledConn) Write(b []byte) (int, error) {
 	select {
@@ -526,8 +531,6 @@ func (c *sshcStalledConn) Write(b []byte) (int, error) {
 		return c.Conn.Write(b)
 	}
 }
-
-func (c *sshcStalledConn) Close() error { c.close(); return c.Conn.Close() }
 
 // What a device says never brings control bytes to the terminal, and its code
 // is one.
