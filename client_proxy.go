@@ -56,6 +56,9 @@ func cmdProxy(ctx context.Context, op sshOpener, files stdio, args proxyArgs) er
 	})
 	go func() { // ends with the pipe, unless standard output takes nothing
 		writeErr, readErr := copyChunks(files.out, conn)
+		if writeErr != nil {
+			writeErr = brokenOutput(writeErr)
+		}
 		ended <- errors.Join(writeErr, readErr)
 	}()
 	defer up.Wait()
@@ -68,8 +71,8 @@ func cmdProxy(ctx context.Context, op sshOpener, files stdio, args proxyArgs) er
 	case <-ctx.Done():
 		return endedBy(ctx)
 	}
-	if err != nil {
-		return fmt.Errorf("proxy to %s: %w", t.device, err)
+	if e := (*exitError)(nil); err == nil || errors.As(err, &e) {
+		return err
 	}
-	return nil
+	return fmt.Errorf("proxy to %s: %w", t.device, err)
 }
