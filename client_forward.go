@@ -215,15 +215,6 @@ func (fw *forwarder) accept(ctx context.Context, l forwardListener, loops *sync.
 	}
 }
 
-// A directTCPMsg asks for a direct-tcpip channel: RFC 4254, section 7.2. The
-// name is resolved on the device.
-type directTCPMsg struct {
-	Host       string
-	Port       uint32
-	OriginHost string
-	OriginPort uint32
-}
-
 // forward carries one connection. What cannot be carried to its end is reset,
 // so that nobody takes a part for the whole.
 func (fw *forwarder) forward(ctx context.Context, conn net.Conn, to forwardEnd) error {

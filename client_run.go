@@ -60,7 +60,7 @@ func cmdRun(ctx context.Context, op sshOpener, files stdio, args runArgs) error 
 	case len(targets) > 1:
 		return runMany(ctx, op, files, targets, spec, args.jobs)
 	case args.tty:
-		spec.pty = ptyRequest(files)
+		spec.pty = ptyRequestFor(files)
 		return runSession(ctx, op, targets[0], spec, streamsOf(files))
 	}
 	st := streams{out: files.out, err: files.err}

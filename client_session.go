@@ -53,11 +53,10 @@ type (
 		Width, Height uint32 // pixels
 		Modes         string // opcode and value, ended by opcode 0
 	}
-	windowChangeMsg struct{ Cols, Rows, Width, Height uint32 }
-	envMsg          struct{ Name, Value string }
-	execMsg         struct{ Command string }
-	signalMsg       struct{ Name string }
-	exitSignalMsg   struct {
+	envMsg        struct{ Name, Value string }
+	execMsg       struct{ Command string }
+	signalMsg     struct{ Name string }
+	exitSignalMsg struct {
 		Name    string
 		Core    bool
 		Message string

@@ -32,7 +32,7 @@ func cmdShell(ctx context.Context, op sshOpener, files stdio, args shellArgs) er
 	spec := sessionSpec{env: sessionEnv(os.Environ())}
 	st := streamsOf(files)
 	if st.tty != nil {
-		spec.pty = ptyRequest(files)
+		spec.pty = ptyRequestFor(files)
 	}
 	return runSession(ctx, op, t, spec, st)
 }

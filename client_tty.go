@@ -147,9 +147,9 @@ func (t *localTTY) say(text string) {
 	}
 }
 
-// ptyRequest describes the terminal to the far end. Without one of our own,
+// ptyRequestFor describes the terminal to the far end. Without one of our own,
 // any of the three files may tell the size.
-func ptyRequest(files stdio) *ptyRequestMsg {
+func ptyRequestFor(files stdio) *ptyRequestMsg {
 	m := &ptyRequestMsg{Term: os.Getenv("TERM"), Cols: 80, Rows: 24, Modes: "\x00"}
 	if m.Term == "" {
 		m.Term = defaultTERM

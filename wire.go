@@ -12,7 +12,6 @@ package main
 // the last field are ignored: that is where fields are added.
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -41,15 +40,7 @@ const (
 	protoMax = 1
 )
 
-const (
-	msgHeadLen = 25
-	// maxCandidates bounds the addresses that one message names.
-	maxCandidates = 8
-	// maxBuild bounds a program's version text, in bytes.
-	maxBuild = 32
-)
-
-var errShort = errors.New("message too short")
+const msgHeadLen = 25 // bytes
 
 // A msgHead begins every body.
 type msgHead struct {
@@ -108,19 +99,20 @@ type cookie [16]byte
 // A beatMsg tells the coordinator that a device is up. After the head:
 //
 //	proto   protoRange
-//	flags   1 byte    1 = its process serves (may be rung)
+//	flags   1 byte    1 = its process serves (may be rung), 2 = it is leaving
 //	cookie  16 bytes  as last sent to this address
 //	cands   1 byte count, then 18 bytes each
 type beatMsg struct {
 	proto  protoRange
 	serves bool
+	leaves bool
 	cookie cookie
 	cands  []netip.AddrPort
 }
 
 func (m *beatMsg) append(b []byte) []byte {
 	b = m.proto.append(b)
-	b = append(b, boolByte(m.serves))
+	b = append(b, boolByte(m.serves)|boolByte(m.leaves)<<1)
 	b = append(b, m.cookie[:]...)
 	return appendAddrs(b, m.cands)
 }
@@ -132,7 +124,7 @@ func parseBeat(b []byte) (*beatMsg, error) {
 	if !readProto(&s, &m.proto) || !s.ReadUint8(&flags) || !s.CopyBytes(m.cookie[:]) {
 		return nil, errShort
 	}
-	m.serves = flags&1 != 0
+	m.serves, m.leaves = flags&1 != 0, flags&2 != 0
 	var err error
 	m.cands, err = readAddrs(&s)
 	return &m, err
@@ -180,9 +172,6 @@ func parseBeatAck(b []byte) (*beatAckMsg, error) {
 //
 //	cookie  16 bytes  for the address that the body came from
 type helloMsg struct{ cookie cookie }
-
-// helloLen is the length of a sealed hello, in bytes.
-const helloLen = sealOverhead + msgHeadLen + 16
 
 func (m *helloMsg) append(b []byte) []byte { return append(b, m.cookie[:]...) }
 
