@@ -130,8 +130,12 @@ func fromTarget(ch ssh.Channel, target streamConn) {
 	}
 }
 
-// dial connects to addr as the user of the login.
+// dial connects to addr as the user of the login: who may use a port, and what
+// a firewall's owner rules say, is then right by itself.
 func (c *sshConnection) dial(ctx context.Context, addr string) (streamConn, error) {
+	if c.login.acct.mustBecome() {
+		return c.netChild.dial(ctx, c.login.acct, addr)
+	}
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
