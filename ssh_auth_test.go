@@ -4,8 +4,8 @@ package main
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"io"
@@ -279,14 +279,30 @@ func TestLoginAccount(t *testing.T) {
 	}
 }
 
-// TestSSHDWeakKeys: user keys that are too weak to be believed.
-func TestSSHDWeakKeys(t *testing.T) {
-	for _, algo := range userKeyAlgos {
-		if algo == ssh.KeyAlgoRSA || strings.Contains(algo, "dss") || strings.Contains(algo, "cert") {
-			t.Errorf("%s is accepted", algo)
-		}
+// TestSSHDWeakSignature: an RSA key signs with SHA-2 or not at all.
+func TestSSHDWeakSignature(t *testing.T) {
+	priv, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := ssh.NewPublicKey(ed25519.PublicKey(make([]byte, 31))); err == nil {
-		t.Error("a short key")
+	key, err := ssh.NewSignerFromKey(priv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := startSSHD(t, func(d *sshdTest, p *sshPolicy) {
+		p.authorize = func(ssh.PublicKey, string) (sshGrant, error) { return sshGrant{device: "old"}, nil }
+	})
+	for algo, ok := range map[string]bool{ssh.KeyAlgoRSA: false, ssh.KeyAlgoRSASHA256: true, ssh.KeyAlgoRSASHA512: true} {
+		signer, err := ssh.NewSignerWithAlgorithms(key.(ssh.AlgorithmSigner), []string{algo})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cl, err := d.dial(ssh.PublicKeys(signer))
+		if (err == nil) != ok {
+			t.Errorf("%s: %v", algo, err)
+		}
+		if err == nil {
+			cl.Close()
+		}
 	}
 }
