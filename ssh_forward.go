@@ -18,14 +18,6 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// A directTCPMsg opens a "direct-tcpip" channel: RFC 4254, section 7.2.
-type directTCPMsg struct {
-	Host       string
-	Port       uint32
-	Origin     string
-	OriginPort uint32
-}
-
 // forwardDialTimeout is for resolving and connecting together.
 const forwardDialTimeout = 10 * time.Second
 

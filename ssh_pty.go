@@ -25,18 +25,12 @@ type ptyReqMsg struct {
 	Modes                  string
 }
 
-// A windowChangeMsg is the payload of "window-change": RFC 4254, section 6.7.
-type windowChangeMsg struct {
-	Cols, Rows             uint32
-	WidthPixels, HeightPix uint32
-}
-
 // winsize is what the kernel has room for.
 func (m windowChangeMsg) winsize() *unix.Winsize {
 	clip := func(n uint32) uint16 { return uint16(min(n, 1<<16-1)) }
 	return &unix.Winsize{
 		Row: clip(m.Rows), Col: clip(m.Cols),
-		Xpixel: clip(m.WidthPixels), Ypixel: clip(m.HeightPix),
+		Xpixel: clip(m.Width), Ypixel: clip(m.Height),
 	}
 }
 

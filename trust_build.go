@@ -1,0 +1,200 @@
+package main
+
+// This file makes statements and records: what the verbs of sessio trust have
+// signed. A statement is judged here by the same rules that every device will
+// judge it by, before anybody is asked to sign it.
+
+import (
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// A stmtSigner signs statements: an SSH key, in memory or behind an agent.
+type stmtSigner interface {
+	id() signerID
+	sign(text []byte) (recordSig, error)
+}
+
+// sshStmtSigner signs with an SSH key.
+type sshStmtSigner struct{ key ssh.Signer }
+
+func (s sshStmtSigner) id() signerID {
+	return newSignerID(signerSSH, s.key.PublicKey().Marshal())
+}
+
+func (s sshStmtSigner) sign(text []byte) (recordSig, error) {
+	blob, err := signSSHSig(s.key, stmtNamespace, text)
+	if err != nil {
+		return recordSig{}, err
+	}
+	return recordSig{s.id(), signerSSH, [][]byte{blob}}, nil
+}
+
+// newSSHSignerLine describes an SSH key as a signer of the account.
+func newSSHSignerLine(key ssh.PublicKey, powers, label string) (signerLine, error) {
+	if _, err := parseSSHKeyBlob(key.Marshal()); err != nil {
+		return signerLine{}, err
+	}
+	if !validName(label) {
+		return signerLine{}, fmt.Errorf("signer label %q: only a-z, 0-9 and dashes, at most 32", label)
+	}
+	return signerLine{
+		id: newSignerID(signerSSH, key.Marshal()), kind: signerSSH,
+		powers: powers, label: label, key: key.Marshal(),
+	}, nil
+}
+
+// newDeviceGrant puts lists in the order that statements have.
+func newDeviceGrant(name string, roles, users, caps []string, expires int64) deviceGrant {
+	g := deviceGrant{name: name, roles: sortedSet(roles), users: sortedSet(users), caps: sortedSet(caps), expires: expires}
+	if slices.Contains(g.users, "*") {
+		g.users = []string{"*"}
+	}
+	return g
+}
+
+func sortedSet(list []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(list)))
+}
+
+func buildGenesis(signers []signerLine, now time.Time) ([]byte, error) {
+	var nonce [16]byte
+	rand.Read(nonce[:]) // never fails since Go 1.24
+	return (*trustState)(nil).build(opGenesis{nonce, sortedSigners(signers)}, now)
+}
+
+func buildSignerAdd(s *trustState, l signerLine, now time.Time) ([]byte, error) {
+	return s.build(opSignerAdd{l}, now)
+}
+
+func buildSignerRemove(s *trustState, id signerID, since uint64, now time.Time) ([]byte, error) {
+	return s.build(opSignerRemove{id, since}, now)
+}
+
+func buildDeviceAdd(s *trustState, keys publicKeys, g deviceGrant, now time.Time) ([]byte, error) {
+	return s.build(opDeviceAdd{keys.deviceID(), keys, g}, now)
+}
+
+func buildDeviceUpdate(s *trustState, id deviceID, g deviceGrant, now time.Time) ([]byte, error) {
+	return s.build(opDeviceUpdate{id, g}, now)
+}
+
+func buildDeviceRevoke(s *trustState, ids []deviceID, reason string, now time.Time) ([]byte, error) {
+	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
+	return s.build(opDeviceRevoke{ids, reason}, now)
+}
+
+func buildRecover(s *trustState, since uint64, signers []signerLine, now time.Time) ([]byte, error) {
+	return s.build(opRecover{since, sortedSigners(signers)}, now)
+}
+
+func sortedSigners(list []signerLine) []signerLine {
+	return slices.SortedFunc(slices.Values(list), func(a, b signerLine) int { return strings.Compare(a.value(), b.value()) })
+}
+
+// build writes body as the statement that follows s and judges it as far as
+// that can be done without signatures. It continues the log as it stands, also
+// where other branches of it are known.
+func (s *trustState) build(body stmtBody, now time.Time) ([]byte, error) {
+	s = s.plain()
+	st := &statement{time: max(s.lastTime(), now.Unix()), op: body.op(), body: body}
+	if s != nil {
+		st.acct, st.seq, st.prev = s.acct(), s.seq()+1, s.head()
+		if s.unknown != 0 && !st.removal() {
+			return nil, errUpdate(s.unknown)
+		}
+	}
+	text := st.append(nil)
+	if _, err := parseStatement(text); err != nil {
+		return nil, err
+	}
+	if err := s.checkRules(st); err != nil {
+		return nil, err
+	}
+	return text, nil
+}
+
+// signRecord has text signed by everybody and returns the record.
+func signRecord(text []byte, signers ...stmtSigner) ([]byte, error) {
+	var sigs []recordSig
+	for _, s := range signers {
+		sig, err := s.sign(text)
+		if err != nil {
+			return nil, fmt.Errorf("signer %s: %w", s.id(), err)
+		}
+		sigs = append(sigs, sig)
+	}
+	return newRecord(text, sigs)
+}
+
+// newRecord joins a statement and signatures made anywhere.
+func newRecord(text []byte, sigs []recordSig) ([]byte, error) {
+	raw := appendRecord(nil, text, sigs)
+	if _, err := parseRecord(raw); err != nil {
+		return nil, err
+	}
+	return raw, nil
+}
+
+// readSSHKeygenSig takes the file that ssh-keygen -Y sign has written for the
+// statement text.
+func readSSHKeygenSig(text, armored []byte) (recordSig, error) {
+	blob, err := dearmorSSHSig(armored)
+	if err != nil {
+		return recordSig{}, err
+	}
+	s, err := parseSSHSig(blob)
+	if err != nil {
+		return recordSig{}, err
+	}
+	key, err := parseSSHKeyBlob(s.claimedKey)
+	if err != nil {
+		return recordSig{}, err
+	}
+	if err := s.verify(key, stmtNamespace, text); err != nil {
+		return recordSig{}, withHint(err, "sign the very file that was printed, with ssh-keygen -Y sign -n %s", stmtNamespace)
+	}
+	return recordSig{newSignerID(signerSSH, s.claimedKey), signerSSH, [][]byte{blob}}, nil
+}
+
+// exportRecord returns the files by which stock ssh-keygen can audit a record:
+//
+//	ssh-keygen -Y verify -n sessio-trust@v1 -f allowed_signers -I SIGNER -s statement.sig < statement
+//
+// A record with more signatures has them in statement.2.sig and so on. The
+// first word of each line of allowed_signers is the signer's id.
+func exportRecord(raw []byte) (map[string][]byte, error) {
+	rec, err := parseRecord(raw)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{"statement": rec.text}
+	var allowed bytes.Buffer
+	for i, sig := range rec.sigs {
+		if sig.kind != signerSSH {
+			return nil, errWebauthnUnsupported
+		}
+		s, err := parseSSHSig(sig.parts[0])
+		if err != nil {
+			return nil, err
+		}
+		key, err := parseSSHKeyBlob(s.claimedKey)
+		if err != nil {
+			return nil, err
+		}
+		name := "statement.sig"
+		if i > 0 {
+			name = fmt.Sprintf("statement.%d.sig", i+1)
+		}
+		files[name] = armorSSHSig(sig.parts[0])
+		fmt.Fprintf(&allowed, "%s namespaces=%q %s", sig.claimed, stmtNamespace, ssh.MarshalAuthorizedKey(key))
+	}
+	files["allowed_signers"] = allowed.Bytes()
+	return files, nil
+}

@@ -1,0 +1,126 @@
+package main
+
+// This file checks an account's files from the ground up, with every signature,
+// and hands records out for auditing with stock tools.
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// A fsckReport says what fsck has read and what is wrong with it.
+type fsckReport struct {
+	records int // in the log, all sound up to here
+	beside  int // verified records beside it
+	found   []error
+}
+
+func (r *fsckReport) add(format string, args ...any) {
+	r.found = append(r.found, fmt.Errorf(format, args...))
+}
+
+// fsck trusts nothing in memory and changes nothing on disk.
+func (t *trustStore) fsck() (r fsckReport, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err = t.locked(func() error {
+		text, err := os.ReadFile(t.path("anchor"))
+		if err != nil {
+			return err
+		}
+		pin, err := parseAnchor(text)
+		if err != nil {
+			return err
+		}
+		tree := newTrustTree(pin.acct)
+		t.fsckFile(&r, "log", tree, addAppended)
+		r.records = len(tree.log)
+		t.fsckFile(&r, "evidence", tree, addKept)
+		r.beside = len(tree.order)
+		t.fsckRest(&r, tree)
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errNoAccount
+	}
+	return r, err
+}
+
+// fsckFile puts the records of a file into tree as if a stranger had sent them.
+func (t *trustStore) fsckFile(r *fsckReport, name string, tree *trustTree, want addOutcome) {
+	b, err := os.ReadFile(t.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		r.add("%w", err)
+		return
+	}
+	raws, _, err := readEntries(bytes.NewReader(b), maxRecord)
+	if err != nil {
+		r.add("%s: %w", t.path(name), err)
+		return
+	}
+	for i, raw := range raws {
+		rec, parseErr := parseRecord(raw)
+		if parseErr == nil && want == addKept && tree.find(rec.stmt.seq, rec.hash) != nil {
+			continue // it has come into the log since
+		}
+		outcome, err := tree.add(raw, time.Time{})
+		if err == nil {
+			err = errors.New("it stands in the wrong place")
+		}
+		if outcome != want {
+			r.add("%s, record %d: %w", t.path(name), i, err)
+			return
+		}
+	}
+}
+
+// fsckRest compares what follows from the log with what is in use.
+func (t *trustStore) fsckRest(r *fsckReport, tree *trustTree) {
+	if t.tree != nil && tree.state.head() != t.tree.state.head() {
+		r.add("the log on disk ends at statement %d, and this program uses it up to %d", tree.state.seq(), t.tree.state.seq())
+	}
+	if !t.derived || tree.view == nil {
+		return
+	}
+	for name, body := range derivedTexts(tree.view) {
+		text, err := os.ReadFile(filepath.Join(t.dir, name))
+		if err != nil || !bytes.Equal(text, append(derivedHead(tree.view, body), body...)) {
+			r.add("%s does not say what the log says", filepath.Join(t.dir, name))
+		}
+	}
+}
+
+// export writes record seq into dir as files that stock ssh-keygen can verify,
+// and returns the ids of those who signed it, in the order of the .sig files.
+func (t *trustStore) export(seq uint64, dir string) ([]signerID, error) {
+	raws := t.records(seq, seq)
+	if len(raws) == 0 {
+		return nil, fmt.Errorf("the log has no record %d", seq)
+	}
+	files, err := exportRecord(raws[0])
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	for name, text := range files {
+		if err := replaceFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			return nil, err
+		}
+	}
+	_, sigs, err := splitRecord(raws[0])
+	var ids []signerID
+	for _, sig := range sigs {
+		ids = append(ids, sig.claimed)
+	}
+	return ids, err
+}
