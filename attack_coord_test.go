@@ -28,8 +28,9 @@ type attackCoord struct {
 
 // attackHooks are nil where the coordinator is honest.
 type attackHooks struct {
-	// reply gets what the honest one would say, and says it or something else.
-	reply func(peer *coordPeer, op byte, body []byte) []byte
+	// reply gets what the honest one would say to what was asked, and says it
+	// or something else.
+	reply func(peer *coordPeer, op byte, reply, asked []byte) []byte
 	// stream may take a request over: true when it has.
 	stream func(op byte, st *quic.Stream) bool
 	// datagram gets what the honest one would send and returns what goes out;
@@ -144,7 +145,7 @@ func (c *attackCoord) serveStream(peer *coordPeer, st *quic.Stream) {
 	case err != nil:
 		writeCoordFrame(st, statusError, c.errorReply(peer, err).append(nil))
 	case h.reply != nil:
-		writeCoordFrame(st, statusDone, h.reply(peer, op, reply))
+		writeCoordFrame(st, statusDone, h.reply(peer, op, reply, body))
 	default:
 		writeCoordFrame(st, statusDone, reply)
 	}
@@ -237,7 +238,8 @@ func (m *testMachine) serve() (*node, *testLog) {
 func (m *testMachine) serveAs(id *identity, log *testLog) *node {
 	m.w.t.Helper()
 	d := &device{id: id, trust: m.trust, logf: log.logf}
-	server := newSSHServer(sshPolicy{hostKey: id.sshSigner(), authorize: d.authorize})
+	server := newSSHServer(sshPolicy{hostKey: id.sshSigner(), authorize: d.authorize,
+		log: func(format string, args ...any) { log.logf(1, format, args...) }})
 	n, err := openNode(context.Background(), nodeConfig{id: id, trust: m.trust, listen: "127.0.0.1:0",
 		hold: defaultHold, beat: true, ssh: server, logf: log.logf})
 	if err != nil {
