@@ -215,3 +215,8 @@ func (c *coordClient) devices(ctx context.Context, acct acctID) ([]deviceSeen, e
 func (c *coordClient) whoami(ctx context.Context) (*whoamiMsg, error) {
 	return asked(c, ctx, opWhoami, noMsg{}, parseWhoami)
 }
+
+// coordKeys are the coordinator's keys, as the connection has proved them.
+func (c *coordClient) coordKeys() (publicKeys, error) {
+	return keysOfCert(c.conn.ConnectionState().TLS.PeerCertificates[0].Raw)
+}
