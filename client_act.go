@@ -25,17 +25,17 @@ func (p *program) warn(err error) {
 }
 
 // openClient opens the state directory of a machine that belongs to an
-// account, and tells what its owner must know. level is that of -v.
-func (p *program) openClient(d stateDir, level int) (*client, error) {
+// account, and tells what its owner must know.
+func (p *program) openClient(d stateDir, verbose bool) (*client, error) {
 	dir, err := d.path()
 	if err != nil {
 		return nil, err
 	}
-	log := &lineLog{level: level, now: p.now, w: p.err}
-	if level == 0 {
-		log.level = -1 // what a role tells its owner is not a verb's to say
+	logf := func(int, string, ...any) {} // what a role tells its owner is not a verb's to say
+	if verbose {
+		logf = (&lineLog{level: 2, now: p.now, w: p.err}).logf
 	}
-	c, err := openClient(dir, log.logf)
+	c, err := openClient(dir, logf)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ type acting struct {
 
 // withAccount runs f with the coordinator's newest log.
 func (p *program) withAccount(ctx context.Context, d stateDir, f func(ctx context.Context, a *acting) error) error {
-	c, err := p.openClient(d, 0)
+	c, err := p.openClient(d, false)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -116,6 +117,23 @@ func TestForward(t *testing.T) {
 			t.Errorf("listens on %s, beyond loopback", a)
 		}
 	}
+}
+
+// Connections that came and went leave nothing behind.
+func TestForwardLeavesNothing(t *testing.T) {
+	port := sshcEcho(t)
+	addrs, _ := sshcForward(t, sshcSSHD(t), 1, "127.0.0.1:0:127.0.0.1:"+port)
+	ask := func() {
+		if got, err := sshcAsk("tcp", addrs[0], []byte("x")); err != nil || string(got) != "echo 1\nx" {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	ask()
+	before := runtime.NumGoroutine()
+	for range 300 {
+		ask()
+	}
+	sshcUntil(t, func() bool { return runtime.NumGoroutine() <= before })
 }
 
 func TestForwardFromSocket(t *testing.T) {

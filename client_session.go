@@ -135,7 +135,9 @@ func (s *remoteSession) run(ctx context.Context, spec sessionSpec, st streams) e
 	st.tty.restore()
 	err := endedBy(ctx)
 	if err == nil {
-		err = s.result()
+		if err = s.result(); !s.exit.known {
+			st.tty.say("\n") // what main prints starts a line
+		}
 	}
 	s.client.wire.Close() // frees a feed that waits for a window
 	if st.in != nil {
@@ -150,7 +152,7 @@ func (s *remoteSession) run(ctx context.Context, spec sessionSpec, st streams) e
 // nobody takes its standard output any more.
 func (s *remoteSession) copyOutputs(st streams, end context.CancelCauseFunc) {
 	var ends sync.WaitGroup
-	ends.Go(func() { s.exit = s.awaitExit() })
+	ends.Go(func() { st.tty.guard(func() { s.exit = s.awaitExit() }) })
 	ends.Go(func() {
 		st.tty.guard(func() {
 			if err, _ := copyChunks(st.out, s.ch); err != nil {

@@ -57,7 +57,7 @@ func TestShellEscapes(t *testing.T) {
 	if got := sh.status(); got != 255 {
 		t.Errorf("status %d", got)
 	}
-	term.expect("sessio: connection to attic closed")
+	term.expect("~.\r\nsessio: connection to attic closed")
 	term.restored()
 }
 
@@ -131,7 +131,7 @@ func TestShellLinkLost(t *testing.T) {
 	if got := sh.status(); got != 255 {
 		t.Errorf("status %d", got)
 	}
-	term.expect("sessio: the link to attic was lost: ")
+	term.expect("\r\nsessio: the link to attic was lost: ")
 	term.restored()
 }
 

@@ -23,7 +23,7 @@ func signerListVerb() verb {
 			if err := o.none(); err != nil {
 				return err
 			}
-			c, err := p.openClient(dir, 0)
+			c, err := p.openClient(dir, false)
 			if err != nil {
 				return err
 			}

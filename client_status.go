@@ -1,11 +1,12 @@
 package main
 
-// This file tells how things stand: this machine, its account and coordinator,
-// and every device. What only the coordinator says (who is online) is shown as
-// that; names, roles and signatures come from the verified log.
+// This file is the verb status: this machine, its coordinator, the devices of
+// the account and the links to them.
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"strings"
@@ -13,300 +14,262 @@ import (
 	"time"
 )
 
-func statusVerb() verb {
-	return verb{
-		name:    "status",
-		usage:   "[-json] [-v]",
-		summary: "this machine, its coordinator, and every device of the account",
-		more:    "With -v also the links that the sessio -device process here has.",
-		setup: func(f *flag.FlagSet) verbRun {
-			dir := dirFlag(f)
-			asJSON := f.Bool("json", false, "one JSON object a line")
-			verbose := f.Bool("v", false, "show the links too")
-			return func(ctx context.Context, p *program, o operands) error {
-				if err := o.none(); err != nil {
-					return err
-				}
-				c, err := p.openClient(dir, 0)
-				if err != nil {
-					return err
-				}
-				defer c.close()
-				ctx, stop := untilSignal(ctx)
-				defer stop()
-				s := gatherStatus(ctx, c)
-				if ctx.Err() != nil {
-					return endedBy(ctx)
-				}
-				if *asJSON {
-					return s.writeJSON(p)
-				}
-				return s.write(p, *verbose)
-			}
-		},
-	}
+// A statusSelf is this machine. In -json each line has its kind in "type":
+// self, coordinator, device, waiting or link.
+type statusSelf struct {
+	Type    string   `json:"type"`
+	Name    string   `json:"name,omitempty"`
+	Device  string   `json:"device"`
+	Account string   `json:"account"`
+	State   string   `json:"state"` // signed, unsigned, revoked
+	Roles   []string `json:"roles,omitempty"`
+	Seq     uint64   `json:"seq"`
+	Head    string   `json:"head"` // words
+	Running bool     `json:"running"`
 }
 
-// A selfStatus is the first line of status -json.
-type selfStatus struct {
-	Kind      string   `json:"kind"` // self
-	Device    deviceID `json:"device"`
-	Name      string   `json:"name,omitempty"`
-	Roles     []string `json:"roles,omitempty"`
-	Signed    bool     `json:"signed"`
-	Revoked   bool     `json:"revoked,omitempty"`
-	Account   string   `json:"account"`
-	Words     string   `json:"account_words"`
-	Records   uint64   `json:"records"`
-	HeadWords string   `json:"head_words"`
-	Running   bool     `json:"running"` // sessio -device
-	Dir       string   `json:"dir"`
+type statusCoordinator struct {
+	Type    string `json:"type"`
+	Address string `json:"address"`
+	Answers bool   `json:"answers"`
+	Error   string `json:"error,omitempty"`
+	// Observed is where it sees this verb's socket.
+	Observed string `json:"observed,omitempty"`
 }
 
-// A coordStatus is the second.
-type coordStatus struct {
-	Kind     string  `json:"kind"` // coordinator
-	Addr     string  `json:"addr"`
-	Reached  bool    `json:"reached"`
-	RTT      float64 `json:"rtt_ms,omitempty"`
-	Observed string  `json:"observed,omitempty"` // as whom it sees us
-	Error    string  `json:"error,omitempty"`
+type statusDevice struct {
+	Type     string     `json:"type"`
+	Name     string     `json:"name"`
+	Device   string     `json:"device"`
+	Online   *bool      `json:"online,omitempty"` // not known without the coordinator
+	LastSeen *time.Time `json:"last_seen,omitempty"`
+	Roles    []string   `json:"roles,omitempty"`
+	Users    []string   `json:"users,omitempty"`
+	Signed   bool       `json:"signed"`
+	Version  string     `json:"version,omitempty"`
 }
 
-// A deviceStatus is one for each device; online, seen, version and address are
-// the coordinator's word.
-type deviceStatus struct {
-	Kind    string      `json:"kind"` // device
-	Name    string      `json:"name"`
-	Device  deviceID    `json:"device"`
-	Online  bool        `json:"online"`
-	Serves  bool        `json:"serves"`
-	Seen    *time.Time  `json:"seen,omitempty"`
-	Roles   []string    `json:"roles"`
-	Users   []string    `json:"users"`
-	Caps    []string    `json:"caps"`
-	Expires *time.Time  `json:"expires,omitempty"`
-	Record  uint64      `json:"record"` // that signed it
-	Self    bool        `json:"self,omitempty"`
-	Version string      `json:"version,omitempty"`
-	Addr    string      `json:"addr,omitempty"`
-	Link    *linkStatus `json:"link,omitempty"`
+type statusLink struct {
+	Type string `json:"type"`
+	linkStatus
 }
 
 // A statusReport is all of it.
 type statusReport struct {
-	now     time.Time
-	self    selfStatus
-	coord   coordStatus
-	devices []deviceStatus
-	waiting int // for a signature
+	self    statusSelf
+	coord   statusCoordinator
+	devices []statusDevice
 	links   []linkStatus
 }
 
-// statusWait bounds how long status waits for the coordinator.
-const statusWait = 3 * time.Second
-
-func gatherStatus(ctx context.Context, c *client) statusReport {
-	ctx, stop := context.WithTimeout(ctx, statusWait)
-	defer stop()
-	s := statusReport{now: time.Now()}
-	_, links, err := lentStatus(ctx, c.dir)
-	s.links, s.self.Running = links, err == nil
-	seen := s.askCoord(ctx, c)
-	c.trust.refresh()
-	st := c.trust.state()
-	pin, _ := c.trust.anchor()
-	s.self = selfStatus{Kind: "self", Device: c.id.keys.deviceID(), Account: pin.acct.String(), Words: acctWords(pin.acct),
-		HeadWords: headWords(st.head()), Running: s.self.Running, Dir: c.dir}
-	if st != nil {
-		s.self.Records = st.seq() + 1
-	}
-	if dev, ok := st.device(s.self.Device); ok {
-		s.self.Name, s.self.Roles, s.self.Signed, s.self.Revoked = dev.name, dev.roles, !dev.revoked, dev.revoked
-	}
-	for _, dev := range st.devices() {
-		s.devices = append(s.devices, s.deviceStatus(dev, seen[dev.id]))
-	}
-	return s
+func statusVerb() verb {
+	return verb{name: "status", usage: "[-json] [-v]", summary: "this machine, the coordinator and the account's devices",
+		more: "A path is shown for devices that the sessio -device process beside this verb has\na link to; -v shows those links one by one.",
+		setup: func(f *flag.FlagSet) verbRun {
+			dir := dirFlag(f)
+			asJSON := f.Bool("json", false, "one JSON object a line")
+			verbose := f.Bool("v", false, "the links too")
+			return func(ctx context.Context, p *program, o operands) error {
+				if err := o.none(); err != nil {
+					return err
+				}
+				return withClient(ctx, p, dir, false, func(ctx context.Context, c *client) error {
+					r := c.report(ctx, p.now())
+					if *asJSON {
+						return r.writeJSON(p)
+					}
+					return r.writeText(p, *verbose, p.now())
+				})
+			}
+		}}
 }
 
-// askCoord brings the log up to date and asks who is there.
-func (s *statusReport) askCoord(ctx context.Context, c *client) map[deviceID]memberStatus {
-	pin, _ := c.trust.anchor()
-	s.coord = coordStatus{Kind: "coordinator", Addr: pin.coordAddr}
-	seen := map[deviceID]memberStatus{}
+// statusWait bounds asking the coordinator.
+const statusWait = 5 * time.Second
+
+func (c *client) report(ctx context.Context, now time.Time) *statusReport {
+	ctx, stop := context.WithTimeout(ctx, statusWait)
+	defer stop()
+	a, _ := c.trust.anchor()
+	r := &statusReport{coord: statusCoordinator{Type: "coordinator", Address: a.coordAddr}}
+	var seen map[deviceID]memberStatus
+	var waiting []pendingJoin
 	err := c.withCoord(ctx, func(cc *coordClient) error {
-		began := time.Now()
 		who, err := cc.whoami(ctx)
 		if err != nil {
 			return err
 		}
-		s.coord.Reached, s.coord.Observed = true, who.observed.String()
-		s.coord.RTT = float64(time.Since(began).Microseconds()) / 1000
-		if err := fetchInto(ctx, cc, c.trust); err != nil {
-			return err
-		}
-		list, err := cc.devices(ctx, pin.acct)
-		for _, d := range list {
-			seen[d.id] = d.status
-		}
-		if joins, err := cc.pending(ctx, pin.acct); err == nil { // only a client may ask
-			s.waiting = len(joins)
-		}
+		r.coord.Answers, r.coord.Observed = true, who.observed.String()
+		seen, waiting, err = c.askStatus(ctx, cc, a.acct)
 		return err
 	})
 	if err != nil {
-		s.coord.Error = err.Error()
+		r.coord.Error = err.Error()
 	}
-	return seen
+	_, links, lentErr := lentStatus(ctx, c.dir)
+	r.links = links
+	r.self = c.selfStatus(a.acct, !errors.Is(lentErr, errNoLender))
+	r.devices = c.deviceStatuses(now, seen, waiting)
+	return r
 }
 
-func (s *statusReport) deviceStatus(dev signedDevice, seen memberStatus) deviceStatus {
-	d := deviceStatus{Kind: "device", Name: dev.name, Device: dev.id, Online: seen.online, Serves: seen.serves,
-		Roles: dev.roles, Users: dev.users, Caps: dev.caps, Record: dev.addedSeq, Self: dev.id == s.self.Device, Version: seen.build}
-	if seen.addr.IsValid() {
-		d.Addr = seen.addr.String()
+// askStatus brings the log up to date and asks who is online, and what waits
+// where this machine may know.
+func (c *client) askStatus(ctx context.Context, cc *coordClient, acct acctID) (map[deviceID]memberStatus, []pendingJoin, error) {
+	if err := fetchInto(ctx, cc, c.trust); err != nil {
+		return nil, nil, err
 	}
-	if seen.silent != never && seen.silent < maxStmtNumber && s.coord.Error == "" {
-		at := s.now.Add(-time.Duration(seen.silent) * time.Second).UTC().Truncate(time.Second)
-		d.Seen = &at
+	_, err := c.trust.state().judge(c.id.keys, "client", c.trust.now())
+	var waiting []pendingJoin
+	if err == nil {
+		if waiting, err = cc.pending(ctx, acct); err != nil {
+			return nil, nil, err
+		}
+	} else if codeOf(err) != "role" {
+		return nil, nil, nil // not in the log: it may know nothing more
 	}
-	if dev.expires != 0 {
-		until := time.Unix(dev.expires, 0).UTC()
-		d.Expires = &until
+	list, err := cc.devices(ctx, acct)
+	seen := map[deviceID]memberStatus{}
+	for _, d := range list {
+		seen[d.id] = d.status
 	}
-	for i := range s.links {
-		if l := &s.links[i]; l.Device == string(dev.id) && (d.Link == nil || l.Path != "" && l.Since.After(d.Link.Since)) {
-			d.Link = l
+	return seen, waiting, err
+}
+
+func (c *client) selfStatus(acct acctID, running bool) statusSelf {
+	st := c.trust.state()
+	s := statusSelf{Type: "self", Device: string(c.id.keys.deviceID()), Account: acct.String(), State: "unsigned",
+		Seq: st.seq(), Head: headWords(st.head()), Running: running}
+	if dev, ok := st.device(c.id.keys.deviceID()); ok {
+		s.Name, s.Roles, s.State = dev.name, dev.roles, "signed"
+		if dev.revoked {
+			s.State = "revoked"
 		}
 	}
-	return d
+	return s
 }
 
-// writeJSON writes one object a line.
-func (s *statusReport) writeJSON(p *program) error {
-	lines := []any{s.self, s.coord}
-	for _, d := range s.devices {
+func (c *client) deviceStatuses(now time.Time, seen map[deviceID]memberStatus, waiting []pendingJoin) (out []statusDevice) {
+	for _, dev := range c.trust.state().devices() {
+		d := statusDevice{Type: "device", Name: dev.name, Device: string(dev.id), Roles: dev.roles, Users: dev.users, Signed: true}
+		if m, ok := seen[dev.id]; ok {
+			d.see(now, m)
+		}
+		out = append(out, d)
+	}
+	for _, j := range waiting {
+		d := statusDevice{Type: "waiting", Name: j.name, Device: string(j.keys.deviceID())}
+		out = append(out, d)
+	}
+	return out
+}
+
+func (d *statusDevice) see(now time.Time, m memberStatus) {
+	d.Online, d.Version = &m.online, m.build
+	if m.silent != never {
+		at := now.Add(-time.Duration(m.silent) * time.Second).UTC().Truncate(time.Second)
+		d.LastSeen = &at
+	}
+}
+
+func (r *statusReport) writeJSON(p *program) error {
+	lines := []any{r.self, r.coord}
+	for _, d := range r.devices {
 		lines = append(lines, d)
 	}
-	for _, l := range s.links {
-		lines = append(lines, struct {
-			Kind string `json:"kind"`
-			linkStatus
-		}{"link", l})
+	for _, l := range r.links {
+		lines = append(lines, statusLink{"link", l})
 	}
+	enc := json.NewEncoder(p.out)
 	for _, l := range lines {
-		if err := writeLine(p.out, l); err != nil {
+		if err := enc.Encode(l); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// write is for people.
-func (s *statusReport) write(p *program, verbose bool) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "this machine  %s\n", s.saySelf())
-	fmt.Fprintf(&b, "account       %s, %d records, head %s\n", s.self.Words, s.self.Records, s.self.HeadWords)
-	fmt.Fprintf(&b, "coordinator   %s\n", s.sayCoord())
-	if s.waiting > 0 {
-		fmt.Fprintf(&b, "waiting       %d for a signature: sessio trust pending\n", s.waiting)
+func (r *statusReport) writeText(p *program, verbose bool, now time.Time) error {
+	name := r.self.Name
+	if name == "" {
+		name = r.self.Device
 	}
-	b.WriteByte('\n')
-	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "DEVICE\tSTATE\tROLES\tUSERS\tSIGNED\tVERSION\tPATH")
-	for i := range s.devices {
-		d := &s.devices[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Name, s.sayState(d), strings.Join(d.Roles, "+"), listOr(d.Users, "none"),
-			saySigned(d, s.now), printable(d.Version), sayPath(d.Link))
+	fmt.Fprintf(p.out, "this machine: %s, %s%s; log at record %d, %s\n", printable(name), r.self.State, roleText(r.self.Roles), r.self.Seq, r.self.Head)
+	if r.coord.Answers {
+		fmt.Fprintf(p.out, "coordinator:  %s, sees us at %s\n", r.coord.Address, r.coord.Observed)
+	} else {
+		fmt.Fprintf(p.out, "coordinator:  %s\n", printable(r.coord.Error))
 	}
-	t.Flush()
-	if verbose {
-		s.writeLinks(&b)
+	if r.coord.Answers && r.coord.Error != "" {
+		fmt.Fprintf(p.out, "              %s\n", printable(r.coord.Error))
 	}
-	_, err := p.out.WriteString(b.String())
-	return err
+	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "\nDEVICE\tSTATE\tROLES\tSIGNED\tVERSION\tPATH")
+	for _, d := range r.devices {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(d.Name), d.stateText(now), dash(strings.Join(d.Roles, ",")), signedText(d), dash(printable(d.Version)), r.pathText(d.Device))
+	}
+	if err := w.Flush(); err != nil || !verbose {
+		return err
+	}
+	return r.writeLinks(p, now)
 }
 
-func (s *statusReport) saySelf() string {
-	name := s.self.Name
-	switch {
-	case s.self.Revoked:
-		name += " (revoked)"
-	case !s.self.Signed:
-		name = "not signed yet"
-	default:
-		name += ", " + strings.Join(s.self.Roles, "+")
+func (r *statusReport) writeLinks(p *program, now time.Time) error {
+	if !r.self.Running {
+		_, err := fmt.Fprintln(p.out, "\nno sessio -device runs here: verbs make links of their own")
+		return err
 	}
-	running := "no sessio -device runs here"
-	if s.self.Running {
-		running = "sessio -device runs"
+	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "\nLINK\tDEVICE\tPATH\tRTT\tSINCE\tMOVES\tSTREAMS")
+	for _, l := range r.links {
+		path := "held, no path"
+		if l.Path != "" {
+			path = l.Kind + " " + l.Path
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.1f ms\t%s\t%d\t%d\n", l.Link, dash(l.Name), path, l.RTT, sayDuration(now.Sub(l.Since)), l.Moves, l.Streams)
 	}
-	return fmt.Sprintf("%s, %s, %s", name, s.self.Device, running)
+	return w.Flush()
 }
 
-func (s *statusReport) sayCoord() string {
-	if !s.coord.Reached {
-		return s.coord.Addr + ", not reached: " + printable(s.coord.Error)
+func roleText(roles []string) string {
+	if len(roles) == 0 {
+		return ""
 	}
-	text := fmt.Sprintf("%s, %.0f ms, sees us at %s", s.coord.Addr, s.coord.RTT, s.coord.Observed)
-	if s.coord.Error != "" {
-		text += "; " + printable(s.coord.Error)
-	}
-	return text
+	return ", " + strings.Join(roles, " and ")
 }
 
-// sayState is what the coordinator says of a device.
-func (s *statusReport) sayState(d *deviceStatus) string {
-	switch {
-	case s.coord.Error != "":
-		return "unknown"
-	case d.Online && d.Serves, d.Online && !strings.Contains(strings.Join(d.Roles, ","), "server"):
-		return "online"
-	case d.Online:
-		return "online, serves nobody"
-	case d.Seen != nil:
-		return "seen " + sayDuration(s.now.Sub(*d.Seen)) + " ago"
-	}
-	return "not seen"
-}
-
-func saySigned(d *deviceStatus, now time.Time) string {
-	text := fmt.Sprintf("record %d", d.Record)
-	switch {
-	case d.Expires == nil:
-		return text
-	case !now.Before(*d.Expires):
-		return text + ", expired"
-	}
-	return text + ", " + sayDuration(d.Expires.Sub(now)) + " left"
-}
-
-func sayPath(l *linkStatus) string {
-	if l == nil {
+func dash(s string) string {
+	if s == "" {
 		return "-"
 	}
-	if l.Path == "" {
-		return "held, no path"
-	}
-	return fmt.Sprintf("%s %s %.1f ms", l.Kind, l.Path, l.RTT)
+	return s
 }
 
-func (s *statusReport) writeLinks(b *strings.Builder) {
-	if !s.self.Running {
-		fmt.Fprintf(b, "\nno sessio -device runs here: verbs make their own links\n")
-		return
+func signedText(d statusDevice) string {
+	if d.Signed {
+		return "yes"
 	}
-	b.WriteByte('\n')
-	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "LINK\tDEVICE\tBY\tUP\tSESSIONS\tPATH")
-	for i := range s.links {
-		l := &s.links[i]
-		by := "them"
-		if l.Dialed {
-			by = "us"
+	return "waiting"
+}
+
+func (d statusDevice) stateText(now time.Time) string {
+	switch {
+	case d.Online == nil:
+		return "-"
+	case *d.Online:
+		return "online"
+	case d.LastSeen == nil:
+		return "offline"
+	}
+	return "seen " + sayDuration(now.Sub(*d.LastSeen)) + " ago"
+}
+
+// pathText is the newest path to a device.
+func (r *statusReport) pathText(device string) string {
+	for _, l := range r.links {
+		if l.Device == device && l.Path != "" {
+			return fmt.Sprintf("%s %s %.1f ms", l.Kind, l.Path, l.RTT)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s, %d moves\n", l.Link, listOr(strings.Fields(l.Name), l.Device), by, sayDuration(s.now.Sub(l.Since)), l.Streams, sayPath(l), l.Moves)
 	}
-	t.Flush()
+	return "-"
 }

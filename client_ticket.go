@@ -103,7 +103,7 @@ as the login that runs join there. Nothing is signed yet: see trust sign.`,
 }
 
 func (p *program) makeTicket(ctx context.Context, d stateDir, wish grantWish) error {
-	c, err := p.openClient(d, 0)
+	c, err := p.openClient(d, false)
 	if err != nil {
 		return err
 	}

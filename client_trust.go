@@ -24,7 +24,7 @@ func trustLogVerb() verb {
 			if err := o.none(); err != nil {
 				return err
 			}
-			c, err := p.openClient(dir, 0)
+			c, err := p.openClient(dir, false)
 			if err != nil {
 				return err
 			}
@@ -264,7 +264,7 @@ func trustExportVerb() verb {
 				if err != nil {
 					return usageError("SEQ %q is no number of a record", word)
 				}
-				c, err := p.openClient(dir, 0)
+				c, err := p.openClient(dir, false)
 				if err != nil {
 					return err
 				}
@@ -304,7 +304,7 @@ func trustFsckVerb() verb {
 			if err := o.none(); err != nil {
 				return err
 			}
-			c, err := p.openClient(dir, 0)
+			c, err := p.openClient(dir, false)
 			if err != nil {
 				return err
 			}

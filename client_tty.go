@@ -117,16 +117,25 @@ func (t *localTTY) sendSize(s *remoteSession) {
 func (t *localTTY) obey(e escape, s *remoteSession, end context.CancelCauseFunc) {
 	switch e {
 	case escapeEnd:
+		t.say("~.\r\n")
 		end(&exitError{255, fmt.Errorf("connection to %s closed", s.client.device)})
 	case escapeHelp:
-		io.WriteString(t.errs, escapeHelpText())
+		t.say("~?\r\n" + escapeHelpText())
 	case escapeSuspend:
+		t.say("~^Z\r\n")
 		t.restore()
 		suspendSelf()
 		if err := t.makeRaw(); err != nil {
 			end(linkFailure(err))
 		}
 		t.sendSize(s)
+	}
+}
+
+// say prints a line of ours among what the session prints.
+func (t *localTTY) say(text string) {
+	if t != nil {
+		io.WriteString(t.errs, text)
 	}
 }
 

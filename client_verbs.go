@@ -1,186 +1,162 @@
 package main
 
-// This file has the verbs that go to a device: their flags and operands. What
-// they do is in client_shell.go, client_run.go, client_forward.go and
-// client_proxy.go.
+// This file is the verbs that go to a device: their flags, and the client that
+// they run on.
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"time"
 )
 
-// A deviceVerb is what these verbs share.
-type deviceVerb struct {
-	dir     stateDir
-	user    *string
-	verbose *bool
-}
-
-func declareDeviceVerb(f *flag.FlagSet, login bool) deviceVerb {
-	d := deviceVerb{dir: dirFlag(f), user: new(string)}
-	if login {
-		d.user = f.String("l", "", "`login` on the device; else of user@, else yours if it is listed, else the only one")
-	}
-	d.verbose = f.Bool("v", false, "log how the device is reached")
-	return d
-}
-
-// with runs f with this machine's way to devices. Failures have the status
-// that ssh has for them.
-func (d deviceVerb) with(p *program, f func(c *client, files stdio) error) error {
-	level := 0
-	if *d.verbose {
-		level = 2
-	}
-	c, err := p.openClient(d.dir, level)
+// withClient runs f with this machine's state, until a signal.
+func withClient(ctx context.Context, p *program, dir stateDir, verbose bool, f func(ctx context.Context, c *client) error) error {
+	c, err := p.openClient(dir, verbose)
 	if err != nil {
-		return linkFailure(err)
+		return err
 	}
 	defer c.close()
-	return f(c, p.stdio)
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	return f(ctx, c)
+}
+
+// withDevice is withClient for a verb whose own failures end it as those of
+// ssh do.
+func withDevice(ctx context.Context, p *program, dir stateDir, verbose bool, f func(ctx context.Context, c *client) error) error {
+	return linkFailure(withClient(ctx, p, dir, verbose, f))
+}
+
+func verboseFlag(f *flag.FlagSet) *bool {
+	return f.Bool("v", false, "say how the device is reached")
+}
+
+func loginFlag(f *flag.FlagSet) *string {
+	return f.String("l", "", "`login` on the device; else of LOGIN@, else yours if it is listed, else the only one")
 }
 
 func shellVerb() verb {
-	return verb{
-		name:    "shell",
-		usage:   "[-l LOGIN] [-v] [LOGIN@]DEVICE",
-		summary: "a login shell on a device",
-		more:    "On a terminal, ~. at the start of a line ends it and ~? lists what else there is.",
+	return verb{name: "shell", usage: "[-l LOGIN] [-v] [LOGIN@]DEVICE", summary: "a login shell on a device",
+		more: "At the start of a line ~. ends the link and ~? shows what else there is. The\nexit status is the shell's, or 255 when there is no link.",
 		setup: func(f *flag.FlagSet) verbRun {
-			d := declareDeviceVerb(f, true)
+			dir, user, verbose := dirFlag(f), loginFlag(f), verboseFlag(f)
 			return func(ctx context.Context, p *program, o operands) error {
-				args, err := parseShellOperands(o.all(), *d.user)
+				args, err := parseShellOperands(o.all(), *user)
 				if err != nil {
 					return err
 				}
-				return d.with(p, func(c *client, files stdio) error { return cmdShell(ctx, c, files, args) })
+				return withDevice(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
+					return cmdShell(ctx, c, p.stdio, args)
+				})
 			}
-		},
-	}
+		}}
 }
 
 func runVerb() verb {
-	return verb{
-		name:    "run",
-		usage:   "[-t] [-j N] [-l LOGIN] [-v] [LOGIN@]DEVICE… -- CMD ARG…",
-		command: true,
-		summary: "a command on one or several devices; its exit status is handed on",
-		more: `After -- one word is a line for the shell there; several arrive as exactly these
-arguments. Without -- the first word is the device, the rest the command.
-Several devices run side by side, their output is marked with their names.`,
+	return verb{name: "run", usage: "[-t] [-j N] [-l LOGIN] [-v] [LOGIN@]DEVICE… -- CMD ARG…", summary: "a command on one device or several", command: true,
+		more: "Behind -- one word is a line for the device's shell, and several words arrive as\nexactly those arguments. Without -- the first word is the device and the rest the\ncommand. With several devices each line of output begins with the device's name,\nand the exit status is the worst.",
 		setup: func(f *flag.FlagSet) verbRun {
-			d := declareDeviceVerb(f, true)
-			tty := f.Bool("t", false, "on a terminal")
-			jobs := f.Int("j", 0, "`number` of devices at once (default 16)")
+			dir, user, verbose := dirFlag(f), loginFlag(f), verboseFlag(f)
+			tty := f.Bool("t", false, "run it on a terminal")
+			jobs := f.Int("j", 0, "`devices` at once (default 16)")
 			return func(ctx context.Context, p *program, o operands) error {
-				if *jobs < 0 {
-					return usageError("-j %d is less than one device at once", *jobs)
-				}
 				devices, line, err := parseRunOperands(o.before, o.after, o.dashed)
 				if err != nil {
 					return err
 				}
-				args := runArgs{devices: devices, line: line, tty: *tty, jobs: *jobs, user: *d.user}
-				return d.with(p, func(c *client, files stdio) error { return cmdRun(ctx, c, files, args) })
+				if *jobs < 0 {
+					return usageError("-j %d: at least 1", *jobs)
+				}
+				return withDevice(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
+					return cmdRun(ctx, c, p.stdio, runArgs{devices, line, *tty, *jobs, *user})
+				})
 			}
-		},
-	}
+		}}
 }
 
 func proxyVerb() verb {
-	return verb{
-		name:    "proxy",
-		usage:   "[-v] [LOGIN@]DEVICE [PORT]",
-		summary: "standard input and output to the device's SSH, for ssh's ProxyCommand",
+	return verb{name: "proxy", usage: "[-v] [LOGIN@]DEVICE [PORT]", summary: "the device's SSH on standard input and output, for ssh's ProxyCommand",
 		setup: func(f *flag.FlagSet) verbRun {
-			d := declareDeviceVerb(f, false)
+			dir, verbose := dirFlag(f), verboseFlag(f)
 			return func(ctx context.Context, p *program, o operands) error {
 				args, err := parseProxyOperands(o.all())
 				if err != nil {
 					return err
 				}
-				return d.with(p, func(c *client, files stdio) error { return cmdProxy(ctx, c, files, args) })
+				return withDevice(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
+					return cmdProxy(ctx, c, p.stdio, args)
+				})
 			}
-		},
-	}
+		}}
 }
 
 func forwardStartVerb() verb {
-	return verb{
-		name:    "forward start",
-		usage:   "[-l LOGIN] [-v] [LOGIN@]DEVICE [BIND:]PORT:HOST:PORT…",
-		summary: "ports here that lead to what the device can reach, until ^C",
-		more:    "PORT 0 takes any free port. A socket's path may stand for [BIND:]PORT and for HOST:PORT.",
+	return verb{name: "forward start", usage: "[-l LOGIN] [-v] [LOGIN@]DEVICE [BIND:]PORT:HOST:PORT…", summary: "ports here that lead to addresses that the device reaches",
+		more: "BIND is the address to listen on here, localhost if left out. HOST is resolved on\nthe device. Each line printed is a port that answers; ^C ends them.",
 		setup: func(f *flag.FlagSet) verbRun {
-			d := declareDeviceVerb(f, true)
+			dir, user, verbose := dirFlag(f), loginFlag(f), verboseFlag(f)
 			return func(ctx context.Context, p *program, o operands) error {
-				args, err := parseForwardOperands(o.all(), *d.user)
+				args, err := parseForwardOperands(o.all(), *user)
 				if err != nil {
 					return err
 				}
-				return d.with(p, func(c *client, files stdio) error { return cmdForward(ctx, c, files, args) })
+				return withDevice(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
+					return cmdForward(ctx, c, p.stdio, args)
+				})
 			}
-		},
-	}
+		}}
 }
 
 func pingVerb() verb {
-	return verb{
-		name:    "ping",
-		usage:   "[-c N] [-v] DEVICE",
-		summary: "round trips to a device over the link, and the path that they take",
+	return verb{name: "ping", usage: "[-c N] [-json] [-v] DEVICE", summary: "round trips over the link, and the path that it takes",
 		setup: func(f *flag.FlagSet) verbRun {
-			d := declareDeviceVerb(f, false)
-			count := f.Int("c", 4, "`number` of round trips, 0 for no end")
+			dir, verbose := dirFlag(f), verboseFlag(f)
+			count := f.Int("c", 4, "how `many`")
+			asJSON := f.Bool("json", false, "one JSON object a line")
 			return func(ctx context.Context, p *program, o operands) error {
-				name, err := o.one("DEVICE")
+				device, err := o.one("DEVICE")
 				if err != nil {
 					return err
 				}
-				if *count < 0 {
-					return usageError("-c %d is less than none", *count)
+				if *count < 1 {
+					return usageError("-c %d: at least 1", *count)
 				}
-				return d.with(p, func(c *client, files stdio) error { return p.ping(ctx, c, name, *count) })
+				return withClient(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
+					return c.pingTimes(ctx, p, device, *count, *asJSON)
+				})
 			}
-		},
-	}
+		}}
 }
 
-// ping prints a line for each round trip, one a second.
-func (p *program) ping(ctx context.Context, c *client, name string, count int) error {
-	ctx, stop := untilSignal(ctx)
-	defer stop()
-	dev, err := c.find(ctx, name)
+// pingGap is the time between two pings.
+const pingGap = time.Second
+
+func (c *client) pingTimes(ctx context.Context, p *program, called string, count int, asJSON bool) error {
+	dev, err := c.find(ctx, called)
 	if err != nil {
-		return dialError(ctx, name, err)
+		return dialError(ctx, called, err)
 	}
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for n := 1; ; n++ {
-		r, err := c.ping(ctx, dev)
+	for i := range count {
+		if i > 0 {
+			select {
+			case <-time.After(pingGap):
+			case <-ctx.Done():
+				return endedBy(ctx)
+			}
+		}
+		res, err := c.ping(ctx, dev)
 		if err != nil {
 			return dialError(ctx, dev.name, err)
 		}
-		if _, err := fmt.Fprintf(p.out, "%s: %.1f ms over %s\n", dev.name, r.RTT, sayWay(r.Link)); err != nil {
-			return err
+		if asJSON {
+			if err := json.NewEncoder(p.out).Encode(res); err != nil {
+				return err
+			}
+			continue
 		}
-		if n == count {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return endedBy(ctx)
-		}
+		fmt.Fprintf(p.out, "%s: %.1f ms by %s %s, link %s\n", dev.name, res.RTT, res.Link.Kind, res.Link.Path, res.Link.Link)
 	}
-}
-
-// sayWay is a path as ping shows it.
-func sayWay(l linkStatus) string {
-	if l.Path == "" {
-		return "a link that has just lost its path"
-	}
-	return l.Kind + " " + l.Path
+	return nil
 }

@@ -21,6 +21,7 @@ type coordTestAcct struct {
 	recovery recoveryKey
 	state    *trustState
 	log      [][]byte
+	now      time.Time // of its statements
 }
 
 func coordTestSigner(t testing.TB) sshStmtSigner {
@@ -48,8 +49,13 @@ func coordTestSignerLine(t testing.TB, s sshStmtSigner, label string) signerLine
 // newCoordTestAcct makes genesis and the first device, a client.
 func newCoordTestAcct(t testing.TB, laptop publicKeys) *coordTestAcct {
 	t.Helper()
-	a := &coordTestAcct{t: t, signer: coordTestSigner(t), recovery: newRecoveryKey()}
-	text, err := buildGenesis([]signerLine{coordTestSignerLine(t, a.signer, "owner"), a.recovery.line()}, coordTestNow)
+	return newCoordTestAcctAt(t, laptop, coordTestNow)
+}
+
+func newCoordTestAcctAt(t testing.TB, laptop publicKeys, now time.Time) *coordTestAcct {
+	t.Helper()
+	a := &coordTestAcct{t: t, signer: coordTestSigner(t), recovery: newRecoveryKey(), now: now}
+	text, err := buildGenesis([]signerLine{coordTestSignerLine(t, a.signer, "owner"), a.recovery.line()}, a.now)
 	a.sign(text, err, a.signer)
 	a.addDevice(laptop, "laptop", "client")
 	return a
@@ -76,13 +82,13 @@ func (a *coordTestAcct) sign(text []byte, err error, by ...stmtSigner) []byte {
 
 func (a *coordTestAcct) addDevice(keys publicKeys, name string, roles ...string) []byte {
 	a.t.Helper()
-	text, err := buildDeviceAdd(a.state, keys, newDeviceGrant(name, roles, []string{"*"}, deviceCaps, 0), coordTestNow)
+	text, err := buildDeviceAdd(a.state, keys, newDeviceGrant(name, roles, []string{"*"}, deviceCaps, 0), a.now)
 	return a.sign(text, err, a.signer)
 }
 
 func (a *coordTestAcct) revoke(id deviceID) []byte {
 	a.t.Helper()
-	text, err := buildDeviceRevoke(a.state, []deviceID{id}, "lost", coordTestNow)
+	text, err := buildDeviceRevoke(a.state, []deviceID{id}, "lost", a.now)
 	return a.sign(text, err, a.signer)
 }
 
@@ -90,7 +96,7 @@ func (a *coordTestAcct) revoke(id deviceID) []byte {
 func (a *coordTestAcct) recover() []byte {
 	a.t.Helper()
 	fresh := coordTestSigner(a.t)
-	text, err := buildRecover(a.state, 0, []signerLine{coordTestSignerLine(a.t, fresh, "fresh")}, coordTestNow)
+	text, err := buildRecover(a.state, 0, []signerLine{coordTestSignerLine(a.t, fresh, "fresh")}, a.now)
 	raw := a.sign(text, err, a.recovery.signer(), fresh)
 	a.signer = fresh
 	return raw

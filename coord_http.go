@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// httpDrain is how long answers under way may take when the coordinator stops.
+const httpDrain = 250 * time.Millisecond
+
 // serveCoordHTTP answers on ln until ctx ends, and closes ln.
 func serveCoordHTTP(ctx context.Context, ln net.Listener, page string) error {
 	mux := http.NewServeMux()
@@ -29,7 +32,7 @@ func serveCoordHTTP(ctx context.Context, ln net.Listener, page string) error {
 	done := make(chan struct{})
 	defer context.AfterFunc(ctx, func() {
 		defer close(done)
-		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), httpDrain)
 		defer stop()
 		if srv.Shutdown(ctx) != nil {
 			srv.Close()

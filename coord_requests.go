@@ -71,10 +71,6 @@ func (s *coordServer) answer(peer *coordPeer, op byte, body []byte) ([]byte, err
 	return nil, coded("request-malformed", "request %d is not known here", op)
 }
 
-type noMsg struct{}
-
-func (noMsg) append(b []byte) []byte { return b }
-
 // answerTo parses a request's body, hands it to do, and writes its reply.
 func answerTo[Q any, A payload](body []byte, parse func([]byte) (Q, error), do func(Q) (A, error)) ([]byte, error) {
 	q, err := parse(body)
@@ -107,7 +103,7 @@ func (s *coordServer) create(m *createMsg) (*headMsg, error) {
 	}
 	s.publishAccount(a)
 	state, _ := a.snapshot(s.now())
-	s.logf("account %s made, head %s", a.id, headWords(state.head()))
+	s.logf("account %.8s made, head %s", a.id, headWords(state.head()))
 	return &headMsg{state.seq(), state.head()}, nil
 }
 
@@ -224,7 +220,7 @@ func (s *coordServer) append(peer *coordPeer, m *appendMsg) (*headMsg, error) {
 	}
 	if changed {
 		s.publishAccount(a)
-		s.logf("account %s: record %d, head %s", a.id, state.seq(), headWords(state.head()))
+		s.logf("account %.8s: record %d, head %s", a.id, state.seq(), headWords(state.head()))
 	}
 	return &headMsg{state.seq(), state.head()}, nil
 }
@@ -279,7 +275,7 @@ func (s *coordServer) join(peer *coordPeer, m *joinMsg) (*joinedMsg, error) {
 	}
 	s.publishAccount(a)
 	state, _ := a.snapshot(s.now())
-	s.logf("account %s: %s joins from %s", a.id, peer.keys.deviceID(), peer.addr)
+	s.logf("account %.8s: %s joins from %s", a.id, peer.keys.deviceID(), peer.addr)
 	return &joinedMsg{signed, headMsg{state.seq(), state.head()}}, nil
 }
 

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
@@ -267,12 +266,19 @@ func controlFor(b []byte, m udpMeta, to udpSource) []byte {
 	return b
 }
 
+// appendControl writes a cmsghdr: its length in a word of the machine, level
+// and type 4 bytes each, then the data.
 func appendControl(b []byte, level, kind int, data []byte) []byte {
 	at := len(b)
 	b = append(b, make([]byte, unix.CmsgSpace(len(data)))...)
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[at]))
-	h.Level, h.Type = int32(level), int32(kind)
-	h.SetLen(unix.CmsgLen(len(data)))
+	const word = unix.SizeofCmsghdr - 8
+	if word == 8 {
+		binary.NativeEndian.PutUint64(b[at:], uint64(unix.CmsgLen(len(data))))
+	} else {
+		binary.NativeEndian.PutUint32(b[at:], uint32(unix.CmsgLen(len(data))))
+	}
+	binary.NativeEndian.PutUint32(b[at+word:], uint32(level))
+	binary.NativeEndian.PutUint32(b[at+word+4:], uint32(kind))
 	copy(b[at+unix.CmsgLen(0):], data)
 	return b
 }

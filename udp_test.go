@@ -174,7 +174,12 @@ func TestUDPPathChangeIsInvisible(t *testing.T) {
 // waitUntil polls a condition that another goroutine brings about.
 func waitUntil(t testing.TB, done func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
+	waitWithin(t, 15*time.Second, done)
+}
+
+func waitWithin(t testing.TB, d time.Duration, done func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(d)
 	for !done() {
 		if time.Now().After(deadline) {
 			t.Fatal("what was waited for did not come")

@@ -20,7 +20,7 @@ func verbTable() []verb {
 		trustPendingVerb(), trustSignVerb(), trustAddVerb(), trustRevokeVerb(), trustUpdateVerb(),
 		signerListVerb(), signerAddVerb(), signerRemoveVerb(), trustRecoverVerb(),
 		trustLogVerb(), trustExportVerb(), trustFsckVerb(), trustResetVerb(),
-		statusVerb(), shellVerb(), runVerb(), proxyVerb(), sshConfigVerb(), forwardStartVerb(), pingVerb(),
+		statusVerb(), shellVerb(), runVerb(), forwardStartVerb(), proxyVerb(), sshConfigVerb(), pingVerb(),
 		versionVerb(),
 		helpVerb(),
 	}

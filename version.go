@@ -13,6 +13,9 @@ var (
 	builtAt = "0"
 )
 
+// maxBuild bounds a program's version text on the wire, in bytes.
+const maxBuild = 32
+
 // buildVersion is the version as peers are told it, at most maxBuild bytes.
 func buildVersion() string { return version[:min(len(version), maxBuild)] }
 

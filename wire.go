@@ -12,7 +12,6 @@ package main
 // the last field are ignored: that is where fields are added.
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -41,15 +40,7 @@ const (
 	protoMax = 1
 )
 
-const (
-	msgHeadLen = 25
-	// maxCandidates bounds the addresses that one message names.
-	maxCandidates = 8
-	// maxBuild bounds a program's version text, in bytes.
-	maxBuild = 32
-)
-
-var errShort = errors.New("message too short")
+const msgHeadLen = 25 // bytes
 
 // A msgHead begins every body.
 type msgHead struct {
@@ -176,14 +167,12 @@ func parseBeatAck(b []byte) (*beatAckMsg, error) {
 	return &m, nil
 }
 
-// A helloMsg answers a body that names a wrong receiver instance; the right
-// one stands in its head. After the head:
+// A helloMsg answers a body that names a wrong receiver instance, and a beat
+// or short call without the cookie of where it came from; the right instance
+// stands in its head. After the head:
 //
 //	cookie  16 bytes  for the address that the body came from
 type helloMsg struct{ cookie cookie }
-
-// helloLen is the length of a sealed hello, in bytes.
-const helloLen = sealOverhead + msgHeadLen + 16
 
 func (m *helloMsg) append(b []byte) []byte { return append(b, m.cookie[:]...) }
 

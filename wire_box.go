@@ -5,6 +5,9 @@ package main
 
 import "errors"
 
+// helloLen is the length of a sealed hello, in bytes.
+const helloLen = sealOverhead + msgHeadLen + 16
+
 // A sealBox packs and unpacks the datagrams of one conversation. It is not
 // safe for concurrent use.
 type sealBox struct {

@@ -4,11 +4,17 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 
 	"golang.org/x/crypto/cryptobyte"
 )
+
+// maxCandidates bounds the addresses that one message names.
+const maxCandidates = 8
+
+var errShort = errors.New("message too short")
 
 func append32(b []byte, n uint32) []byte { return binary.BigEndian.AppendUint32(b, n) }
 func append64(b []byte, n uint64) []byte { return binary.BigEndian.AppendUint64(b, n) }
