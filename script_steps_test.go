@@ -16,8 +16,8 @@ func (s *script) step(words []string) bool {
 	args := words[1:]
 	switch words[0] {
 	case "tool":
-		if last := args[len(args)-1]; len(last) > 1 && last[0] == '&' {
-			s.background(last[1:], args[:len(args)-1], false)
+		if n := len(args) - 1; n >= 0 && len(args[n]) > 1 && args[n][0] == '&' {
+			s.background(args[n][1:], args[:n], false)
 		} else {
 			s.start(want, os.Args[0], args)
 		}
