@@ -153,6 +153,9 @@ func (s *script) split(line string) (words []string) {
 		case c == '$' && quote != '\'':
 			name := leadingName(line[i+1:])
 			value, ok := s.vars[name]
+			if name == "" {
+				value, ok = "$", true
+			}
 			if !ok {
 				s.fatalf("there is no $%s", name)
 			}
