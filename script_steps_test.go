@@ -64,6 +64,12 @@ func (s *script) stepBeside(words, args []string) bool {
 			s.fatalf("%s does not end", args[0])
 		}
 		s.wantStatus(args, 1, exitCode(b.cmd, b.err))
+	case "silent":
+		if b := s.proc(args[0]); s.match(args[1], b.said()) {
+			s.fatalf("%s has said %q", args[0], args[1])
+		}
+	case "signal":
+		s.proc(args[0]).cmd.Process.Signal(map[string]os.Signal{"INT": syscall.SIGINT, "HUP": syscall.SIGHUP}[args[1]])
 	case "stop", "kill":
 		sig := syscall.SIGTERM
 		if words[0] == "kill" {

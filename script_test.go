@@ -16,6 +16,8 @@ package main
 //	wait NAME RE           until what runs beside has said it
 //	ended NAME [N]         until it has ended, with status N
 //	stop NAME [N]          by SIGTERM; kill NAME: by SIGKILL
+//	signal NAME INT|HUP    and go on
+//	silent NAME RE         it has not said that
 //	until RE WORD…         run sessio again and again until it says RE
 //	capture VAR RE         of the last output, its group or all; VAR NAME RE: of NAME
 //	on MACHINE, env K=V, exists FILE, ! exists FILE, mode FILE PERM
