@@ -15,16 +15,18 @@ func (s *script) step(words []string) bool {
 	}
 	args := words[1:]
 	switch words[0] {
-	case "tool":
-		if n := len(args) - 1; n >= 0 && len(args[n]) > 1 && args[n][0] == '&' {
-			s.background(args[n][1:], args[:n], false)
-		} else {
-			s.start(want, os.Args[0], args)
+	case "tool", "exec":
+		name := os.Args[0]
+		if words[0] == "exec" {
+			name, args = args[0], args[1:]
 		}
-	case "exec":
-		s.start(want, args[0], args[1:])
+		if n := len(args) - 1; n >= 0 && len(args[n]) > 1 && args[n][0] == '&' {
+			s.background(args[n][1:], name, args[:n], false)
+		} else {
+			s.start(want, name, args)
+		}
 	case "term":
-		s.background(args[0], args[1:], true)
+		s.background(args[0], os.Args[0], args[1:], true)
 	case "type":
 		if _, err := s.proc(args[0]).tty.WriteString(args[1] + "\r"); err != nil {
 			s.fatalf("%v", err)

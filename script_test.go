@@ -7,7 +7,7 @@ package main
 //	tool WORD…             run sessio; it must succeed
 //	! tool WORD…           it must fail
 //	exec WORD…, ! exec …   run another program
-//	tool WORD… &NAME       run it beside; it is stopped at the end
+//	tool WORD… &NAME       run it beside, and exec too; it is killed at the end
 //	term NAME WORD…        run sessio beside, on a terminal
 //	type NAME TEXT         type a line there
 //	input TEXT             lines for the next program's standard input
@@ -275,8 +275,8 @@ func (b *besideProc) wait() bool {
 	}
 }
 
-// background starts sessio beside the script.
-func (s *script) background(name string, args []string, terminal bool) {
+// background starts a program beside the script.
+func (s *script) background(name, program string, args []string, terminal bool) {
 	if old := s.beside[name]; old != nil {
 		select {
 		case <-old.done:
@@ -284,7 +284,7 @@ func (s *script) background(name string, args []string, terminal bool) {
 			s.fatalf("%s runs already", name)
 		}
 	}
-	b := &besideProc{cmd: s.command(os.Args[0], args...), done: make(chan struct{})}
+	b := &besideProc{cmd: s.command(program, args...), done: make(chan struct{})}
 	s.beside[name] = b
 	if !terminal {
 		b.cmd.Stdout, b.cmd.Stderr = b, b
