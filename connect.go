@@ -6,14 +6,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/quic-go/quic-go"
 )
 
 // connectFor bounds the whole way to a link: a network that hinders is named
@@ -46,13 +43,6 @@ func (n *node) openSSHByID(ctx context.Context, id deviceID) (*linkStream, error
 	return l.openSSH(ctx)
 }
 
-// A dialing is one attempt under way.
-type dialing struct {
-	done chan struct{}
-	link *link
-	err  error
-}
-
 // connect returns a link to the device that has a path, or says why there is
 // none.
 func (n *node) connect(ctx context.Context, dev signedDevice) (*link, error) {
@@ -76,6 +66,16 @@ func (n *node) connect(ctx context.Context, dev signedDevice) (*link, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// linkOfLocked returns the link to a process, nil if there is none.
+func (n *node) linkOfLocked(q *peerProc) *link {
+	for l := range n.links {
+		if l.proc == q {
+			return l
+		}
+	}
+	return nil
 }
 
 // linkToLocked returns a link to the device over which data can flow now.
@@ -156,7 +156,7 @@ func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg,
 		return nil, err
 	}
 	q.idleAt = now
-	old := q.link
+	old := n.linkOfLocked(q)
 	q.finder.introduce(now, named)
 	n.mu.Unlock()
 	n.poke()
@@ -233,7 +233,7 @@ func (n *node) dialQUIC(ctx context.Context, dev signedDevice, q *peerProc) (*li
 		defer n.mu.Unlock()
 		return nil, noPathError(q.finder, err)
 	}
-	return newLink(n, conn, q, true)
+	return n.newLink(conn, q, true)
 }
 
 // noPathError says what was tried.
@@ -254,7 +254,7 @@ func noPathError(f *pathFinder, err error) error {
 func (n *node) startLink(l *link) {
 	n.mu.Lock()
 	n.links[l] = true
-	l.proc.link = l
+	l.proc.used = true
 	n.mu.Unlock()
 	n.spawn(func() { n.runLink(context.Background(), l) })
 }
@@ -280,98 +280,4 @@ func (n *node) awaitPath(ctx context.Context, dev signedDevice, l *link, named [
 			return nil, noPathError(l.proc.finder, ctx.Err())
 		}
 	}
-}
-
-// refusalOf says a refusal to a person.
-func refusalOf(m *refuseMsg, name string) error {
-	switch m.reason {
-	case refuseUnknown:
-		return coded("unknown-device", "the coordinator knows no such device")
-	case refuseOffline:
-		if m.seconds == never {
-			return withHint(coded("offline", "offline, not seen since the coordinator started"), "start it there with: sessio -device")
-		}
-		return withHint(coded("offline", "offline, last seen %s ago", sayDuration(time.Duration(m.seconds)*time.Second)),
-			"start it there with: sessio -device")
-	case refuseSilent:
-		return withHint(coded("silent", "online, but it does not answer; last heard %s ago", sayDuration(time.Duration(m.seconds)*time.Second)),
-			"its network may have changed just now: try again in half a minute")
-	case refuseRevoked:
-		return withHint(coded("revoked", "revoked"), "it can be enrolled again with a new ticket and a new identity")
-	case refuseUnsigned:
-		return withHint(coded("unsigned", "not signed yet"), "on a machine that can sign, run: sessio trust sign %s", name)
-	case refuseLimit:
-		return withHint(coded("limit", "too many calls"), "wait a minute and try again")
-	case refuseBusy:
-		return withHint(coded("busy", "the coordinator is too busy"), "try again in a minute")
-	case refuseUpdate:
-		return withHint(coded("update", "the coordinator (%s) speaks protocol %d to %d, this program %d to %d", m.proto.build, m.proto.min, m.proto.max, protoMin, protoMax),
-			"update sessio on the older side")
-	}
-	return fmt.Errorf("refused by the coordinator, reason %d", m.reason)
-}
-
-// sayDuration is a length of time in one unit, as a person says it.
-func sayDuration(d time.Duration) string {
-	switch {
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h", int(d.Hours()))
-	}
-	return fmt.Sprintf("%d days", int(d.Hours()/24))
-}
-
-// headSeen notes which record the coordinator has last. n.mu is held.
-func (n *node) headSeen(seq uint64, head [32]byte) {
-	st := n.trust.state()
-	if st != nil && st.seq() >= seq && (st.seq() > seq || st.head() == head) {
-		return
-	}
-	n.wanted = seq
-	select {
-	case n.fetch <- struct{}{}:
-	default:
-	}
-}
-
-// fetchLoop fetches records when the coordinator has new ones. A failure is
-// tried again with the next beat.
-func (n *node) fetchLoop(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-n.fetch:
-		}
-		if err := n.fetchLog(ctx); err != nil && ctx.Err() == nil {
-			n.logf(1, "fetching the log: %v", err)
-		}
-	}
-}
-
-// fetchLog brings the log up to date from the coordinator.
-func (n *node) fetchLog(ctx context.Context) error {
-	conn, err := n.dialCoord(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.CloseWithError(0, "")
-	return fetchInto(ctx, newCoordClient(conn), n.trust)
-}
-
-// dialCoord opens a QUIC connection to the coordinator from our socket.
-func (n *node) dialCoord(ctx context.Context) (*quic.Conn, error) {
-	n.mu.Lock()
-	addrs := slices.Clone(n.talk.addrs)
-	if at := n.talk.at.addr; at.IsValid() {
-		addrs = []netip.AddrPort{at}
-	}
-	n.mu.Unlock()
-	if len(addrs) == 0 {
-		return nil, errors.New("coordinator " + n.anchor.coordAddr + " has no address")
-	}
-	return dialCoord(ctx, n.tr, n.mux, n.id, addrs, n.anchor.coordKeys.coordID())
 }

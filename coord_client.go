@@ -39,8 +39,8 @@ func (c *coordClient) ask(ctx context.Context, op byte, q payload) ([]byte, erro
 		st.CancelWrite(0)
 	})()
 	status, body, err := askStream(st, op, q.append(nil))
+	st.CancelRead(0) // what follows the reply is not wanted
 	if err != nil {
-		st.CancelRead(0)
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
@@ -62,10 +62,13 @@ func askStream(st io.ReadWriteCloser, op byte, body []byte) (status byte, reply 
 	if len(body) > maxCoordBody {
 		return 0, nil, fmt.Errorf("a request of %d bytes, at most %d", len(body), maxCoordBody)
 	}
-	if err := errors.Join(writeCoordFrame(st, op, body), st.Close()); err != nil {
-		return 0, nil, err
+	// A coordinator that is busy answers without reading to the end.
+	unsent := errors.Join(writeCoordFrame(st, op, body), st.Close())
+	status, reply, err = readCoordFrame(st)
+	if err != nil && unsent != nil {
+		err = unsent
 	}
-	return readCoordFrame(st)
+	return status, reply, err
 }
 
 // plainText makes bytes from the other side fit for a terminal.

@@ -243,6 +243,7 @@ func (p *presence) dropMemberLocked(m *presMember) {
 // A presInput is a datagram that opened.
 type presInput struct {
 	at   time.Duration // since the table began
+	now  int64         // unix seconds: the clock may have been set since
 	m    *presMember
 	head msgHead
 	from udpSource
@@ -259,7 +260,7 @@ func (p *presence) datagram(now time.Time, b []byte, from udpSource) {
 	p.mu.Lock()
 	if m := p.members[hint]; m != nil && p.keyLocked(m) {
 		if body, err := m.recv.open(b); err == nil {
-			p.bodyLocked(presInput{at: now.Sub(p.start), m: m, from: from, size: len(b)}, body)
+			p.bodyLocked(presInput{at: now.Sub(p.start), now: now.Unix(), m: m, from: from, size: len(b)}, body)
 		}
 	}
 	p.unlockAndSend()
@@ -455,7 +456,7 @@ func (p *presence) sourceLocked(in *presInstance) udpSource {
 
 func (p *presence) beatAckLocked(in presInput) {
 	msg := beatAckMsg{proto: p.proto, observed: in.from.addr, cookie: p.cookie(in),
-		time: p.start.Add(in.at).Unix(), seq: in.m.acct.seq, head: in.m.acct.head}
+		time: in.now, seq: in.m.acct.seq, head: in.m.acct.head}
 	p.postLocked(in.m, in.head.sender, in.from, msgBeatAck, msg.append(nil))
 }
 

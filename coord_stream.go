@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -38,7 +39,7 @@ const (
 	coordIdle = 30 * time.Second
 )
 
-// coordQUICConfig is for both ends of a coordinator's connection.
+// coordQUICConfig has small windows: requests are small, and of strangers.
 func coordQUICConfig() *quic.Config {
 	return &quic.Config{
 		HandshakeIdleTimeout:           5 * time.Second,
@@ -90,6 +91,8 @@ func addrPortOf(a net.Addr) netip.AddrPort {
 	ap := u.AddrPort()
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
+
+const coordStops = "the coordinator stops"
 
 var errTooMany = errors.New("too many connections")
 
@@ -147,14 +150,22 @@ func (l *coordListener) serve(ctx context.Context) error {
 	}
 }
 
-// close ends QUIC on the socket; the socket stays open.
+// close ends QUIC on the socket, when serve has returned; the socket stays
+// open. Who was not served yet is told: else it would wait for its idle timer.
 func (l *coordListener) close() error {
-	return errors.Join(l.ln.Close(), l.tr.Close())
+	err := l.ln.Close()
+	for {
+		conn, none := l.ln.Accept(context.Background())
+		if none != nil { // the queue is empty
+			return errors.Join(err, l.tr.Close())
+		}
+		conn.CloseWithError(0, coordStops)
+	}
 }
 
 func (l *coordListener) serveConn(ctx context.Context, conn *quic.Conn) {
 	defer conn.CloseWithError(0, "")
-	defer context.AfterFunc(ctx, func() { conn.CloseWithError(0, "the coordinator stops") })()
+	defer context.AfterFunc(ctx, func() { conn.CloseWithError(0, coordStops) })()
 	certs := conn.ConnectionState().TLS.PeerCertificates
 	if len(certs) != 1 {
 		return // tlsConfig has seen to it
@@ -181,11 +192,12 @@ func (l *coordListener) serveStream(peer *coordPeer, st *quic.Stream) {
 	defer st.Close()
 	st.SetDeadline(time.Now().Add(requestTime))
 	reply, err := l.serveRequest(peer, st)
-	st.CancelRead(0)
 	switch {
 	case errors.Is(err, errBadRequest):
+		st.CancelRead(0)
 		st.CancelWrite(0)
 	case err != nil:
+		st.CancelRead(0) // it may be unread
 		writeCoordFrame(st, statusError, l.server.errorReply(peer, err).append(nil))
 	default:
 		writeCoordFrame(st, statusDone, reply) // who hangs up early loses it
@@ -205,6 +217,10 @@ func (l *coordListener) serveRequest(peer *coordPeer, st *quic.Stream) ([]byte, 
 	}
 	body, err := readCoordBody(st, length)
 	if err != nil {
+		return nil, errBadRequest
+	}
+	// To read its end frees the stream; to cancel it would race with the end.
+	if _, err := io.ReadFull(st, make([]byte, 1)); err != io.EOF {
 		return nil, errBadRequest
 	}
 	return l.server.answer(peer, op, body)

@@ -6,10 +6,13 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -216,6 +219,48 @@ func coordNetBeat(t *testing.T, udp net.Conn, id *identity, coord publicKeys, ac
 	}
 }
 
+// Of many who come at once each ticket admits one, and of records with one
+// number one comes into the log.
+func TestCoordManyAtOnce(t *testing.T) {
+	nt, ctx := newCoordNetTest(t), t.Context()
+	laptop := presTestIdentity(t)
+	owner := newCoordTestAcct(t, laptop.keys)
+	nt.create(owner)
+	lc := nt.dial(laptop)
+	secret := ticketSecret{1}
+	if err := lc.ticket(ctx, owner.id(), secret, ticketLife); err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	var joined, appended atomic.Int32
+	for i := range 8 {
+		id := presTestIdentity(t)
+		c, mine := nt.dial(id), *owner
+		raw := mine.addDevice(id.keys, fmt.Sprintf("d%d", i), "server")
+		all.Go(func() {
+			switch signed, err := c.join(ctx, id.keys, owner.id(), secret, "", ""); {
+			case err == nil && !signed:
+				joined.Add(1)
+			case codeOf(err) != "ticket-unknown":
+				t.Errorf("join: %v, %v", signed, err)
+			}
+			switch err := lc.append(ctx, owner.id(), raw); {
+			case err == nil:
+				appended.Add(1)
+			case codeOf(err) != "stale-head":
+				t.Errorf("append: %v", err)
+			}
+			if _, err := lc.fetchAll(ctx, owner.id(), 0, nil); err != nil {
+				t.Errorf("fetch: %v", err)
+			}
+		})
+	}
+	all.Wait()
+	if joined.Load() != 1 || appended.Load() != 1 {
+		t.Errorf("%d joined by one ticket, %d records have one number", joined.Load(), appended.Load())
+	}
+}
+
 // Connections are counted from their first packet to their end.
 func TestCoordConnectionLimits(t *testing.T) {
 	l := &coordListener{hosts: map[netip.Prefix]int{}}
@@ -282,7 +327,7 @@ func TestCoordBodiesAreBounded(t *testing.T) {
 func TestCoordBadRequestsAreReset(t *testing.T) {
 	nt := newCoordNetTest(t)
 	c := nt.dial(presTestIdentity(t))
-	for _, raw := range []string{"", "\x08", "\x08\x00\x04\x00\x01", "\x02\x00\x00\x00\x05half"} {
+	for _, raw := range []string{"", "\x08", "\x08\x00\x04\x00\x01", "\x02\x00\x00\x00\x05half", "\x08\x00\x00\x00\x00tail"} {
 		st, err := c.conn.OpenStreamSync(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -328,7 +373,11 @@ func TestCoordStopsUnderStalledRequests(t *testing.T) {
 		if err := nt.stop(); !errors.Is(err, context.Canceled) {
 			t.Errorf("serve: %v", err)
 		}
-		<-conn.Context().Done()
+		select {
+		case <-conn.Context().Done():
+		case <-time.After(10 * time.Second):
+			t.Error("the client is not told")
+		}
 	}()
 	deadline := time.Now().Add(10 * time.Second)
 	for runtime.NumGoroutine() > before {

@@ -53,11 +53,14 @@ type coordTalk struct {
 
 // A coordCall is one call under way.
 type coordCall struct {
-	msg    callMsg
-	next   time.Time
-	sent   int
-	answer func(now time.Time, m *answerMsg)
-	refuse func(now time.Time, m *refuseMsg)
+	msg  callMsg
+	next time.Time
+	sent int
+	// answered calls stay until they are hung up: that the ring is silent
+	// comes later.
+	answered bool
+	answer   func(now time.Time, m *answerMsg)
+	refuse   func(now time.Time, m *refuseMsg)
 }
 
 func ourProto() protoRange { return protoRange{protoMin, protoMax, buildVersion()} }
@@ -76,6 +79,9 @@ func (c *coordTalk) tick(now time.Time) (next time.Time) {
 		next = c.nextBeat
 	}
 	for _, call := range c.calls {
+		if call.answered {
+			continue
+		}
 		if !call.next.After(now) {
 			c.sendCall(now, call)
 		}
@@ -124,9 +130,9 @@ func (c *coordTalk) transmit(kind byte, p payload, pad int) {
 	}
 }
 
-// call asks to be introduced to target. Exactly one of answer and refuse is
-// called once, unless hangUp comes before; refuse with reason refuseSilent
-// may come before answer, for the call goes on.
+// call asks to be introduced to target. Either answer is called once, and
+// refuse perhaps later with reason refuseSilent, or refuse alone. The caller
+// hangs up.
 func (c *coordTalk) call(now time.Time, target deviceID, answer func(time.Time, *answerMsg), refuse func(time.Time, *refuseMsg)) callID {
 	var id callID
 	rand.Read(id[:])
@@ -229,8 +235,8 @@ func (c *coordTalk) answered(now time.Time, h msgHead, rest []byte) {
 	}
 	c.ack(h)
 	c.observed = m.caller
-	if call := c.calls[m.call]; call != nil {
-		delete(c.calls, m.call)
+	if call := c.calls[m.call]; call != nil && !call.answered {
+		call.answered = true
 		call.answer(now, m)
 	}
 }

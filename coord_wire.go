@@ -3,12 +3,13 @@ package main
 // This file is the byte form of what devices ask of the coordinator on QUIC
 // streams (ALPN sessio-coord/1). A stream carries one request and its reply:
 //
-//	op      1 byte            status  1 byte    0 = done, 1 = an failureMsg
+//	op      1 byte            status  1 byte    0 = done, 1 = a failureMsg
 //	length  4 bytes           length  4 bytes
 //	body    length bytes      body    length bytes
 //
-// Numbers are big endian, addresses as in wire.go. Bytes after the last field
-// of a body are ignored: that is where fields are added.
+// and ends there, both ways. Numbers are big endian, addresses as in wire.go.
+// Bytes after the last field of a body are ignored: that is where fields are
+// added.
 
 import (
 	"errors"
@@ -89,7 +90,7 @@ func readCoordFrame(r io.Reader) (first byte, body []byte, err error) {
 	return first, body, err
 }
 
-// An failureMsg says why a request failed.
+// A failureMsg says why a request failed.
 //
 //	code  1 byte length and text
 //	text  2 bytes length and text, at most maxErrorText

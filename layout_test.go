@@ -32,17 +32,17 @@ var layout = []string{
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_seal", "wire_box", "udp_source", "udp", "candidates", "punch", "coord_talk",
 	// the SSH server
-	"passwd", "ssh_msg", "ssh_wire", "ssh_auth", "ssh_pty ssh_child ssh_session ssh_forward sshserve",
+	"passwd", "ssh_msg", "ssh_wire", "ssh_auth", "ssh_pty ssh_child ssh_netchild ssh_session ssh_forward sshserve",
 	// what verbs and coordinator say to each other
 	"coord_presence coord_introduce coord_wire ticket", "coord_client", "coord_dial",
 	// links
-	"names", "sessions", "stream", "peers link node connect", "node_status", "lend", "device",
+	"names", "refusals", "sessions", "stream", "peers", "link", "node", "node_fetch", "node_links", "connect", "node_run", "node_status", "lend", "device",
 	// the coordinator
 	"coord_account coord_store coord_requests", "coord_stream", "coord_http", "coord",
 	// the verbs
 	"term ssh_client client_target client_signal client_session client_tty client_escape", "client_shell",
 	"client_run", "client_proxy", "client_forwardspec", "client_listen", "client_forward", "client",
-	"cli_flags", "prompt", "roles verbs", "main",
+	"cli_flags", "prompt", "client_verbs", "client_status", "client_sshconfig", "roles verbs", "main",
 }
 
 // importers names, for a package that few files may know, those files.

@@ -18,11 +18,25 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
+// A linkOwner is what a link needs of the process that it lives in.
+type linkOwner interface {
+	// judge asks the log whether a peer may act in a role now; "" is any.
+	judge(keys publicKeys, role string) (signedDevice, error)
+	deviceOf(id deviceID) (signedDevice, bool)
+	// exchangeOn runs one exchange of the log with a peer.
+	exchangeOn(ctx context.Context, rw exchangeStream, peer publicKeys) error
+	// addrsOf are the addresses of the path that a link takes now.
+	addrsOf(l *link) (local, remote netip.AddrPort)
+}
+
 // A link is one connection. Its streams are SSH connections, exchanges of the
 // log and control requests.
 type link struct {
 	id     string // the same at both ends
-	node   *node
+	owner  linkOwner
+	ssh    *sshServer // nil: may not be entered
+	tokens *sessionTable
+	logf   func(level int, format string, args ...any)
 	conn   *quic.Conn
 	proc   *peerProc
 	peer   publicKeys
@@ -30,7 +44,7 @@ type link struct {
 	dialed bool
 	opened time.Time
 
-	questioned time.Time // guarded by node.mu: when asked whether it still lives
+	questioned time.Time // guarded by the owner's lock: when asked whether it still lives
 
 	mu      sync.Mutex
 	token   sessionToken         // guarded by mu: the newest
@@ -60,7 +74,9 @@ func linkQUIC(small bool) *quic.Config {
 	return c
 }
 
-func newLink(n *node, conn *quic.Conn, proc *peerProc, dialed bool) (*link, error) {
+// newLink dresses a connection whose handshake is over. Its owner sets ssh,
+// tokens and logf.
+func newLink(owner linkOwner, conn *quic.Conn, proc *peerProc, dialed bool) (*link, error) {
 	cs := conn.ConnectionState().TLS
 	keys, err := keysOfCert(cs.PeerCertificates[0].Raw)
 	if err != nil {
@@ -70,7 +86,7 @@ func newLink(n *node, conn *quic.Conn, proc *peerProc, dialed bool) (*link, erro
 	if err != nil {
 		return nil, err
 	}
-	return &link{id: hex.EncodeToString(id), node: n, conn: conn, proc: proc, peer: keys, device: keys.deviceID(),
+	return &link{id: hex.EncodeToString(id), owner: owner, conn: conn, proc: proc, peer: keys, device: keys.deviceID(),
 		dialed: dialed, opened: time.Now(), uses: map[sessionToken]int{}, known: make(chan struct{})}, nil
 }
 
@@ -139,10 +155,10 @@ func (l *link) exchange(ctx context.Context, s *quic.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.CancelRead(0); s.CancelWrite(0) })
 	defer stop()
 	s.SetDeadline(time.Now().Add(time.Minute))
-	err := l.node.exchangeOn(ctx, s, l.peer)
+	err := l.owner.exchangeOn(ctx, s, l.peer)
 	l.knownAt.Do(func() { close(l.known) })
 	if err != nil {
-		l.node.logf(2, "link %s: exchange of the log: %v", l.id, err)
+		l.logf(2, "link %s: exchange of the log: %v", l.id, err)
 	}
 }
 
@@ -159,7 +175,7 @@ func (l *link) startExchange(ctx context.Context) {
 // judge says whether the peer may use role of ours; a peer that the log does
 // not know may still be made known by the exchange that runs first.
 func (l *link) judge(ctx context.Context, role string) (signedDevice, error) {
-	dev, err := l.node.judge(l.peer, role)
+	dev, err := l.owner.judge(l.peer, role)
 	if codeOf(err) != "unknown-device" {
 		return dev, err
 	}
@@ -168,7 +184,7 @@ func (l *link) judge(ctx context.Context, role string) (signedDevice, error) {
 	case <-ctx.Done():
 	case <-time.After(tokenWait):
 	}
-	return l.node.judge(l.peer, role)
+	return l.owner.judge(l.peer, role)
 }
 
 // deniedTo is the code that a peer may read: one that the log does not know
@@ -183,20 +199,19 @@ func deniedTo(err error) string {
 // serveSSH runs the SSH server on s, for a client that the log allows in and
 // under a session token that is good.
 func (l *link) serveSSH(ctx context.Context, s *quic.Stream, body []byte) {
-	n := l.node
-	if n.ssh == nil || len(body) != len(sessionToken{}) {
+	if l.ssh == nil || len(body) != len(sessionToken{}) {
 		refuseStream(s, "role")
 		return
 	}
 	if _, err := l.judge(ctx, "client"); err != nil {
-		n.logf(1, "link %s from %s: refused: %v", l.id, l.peerName(), err)
+		l.logf(1, "link %s from %s: refused: %v", l.id, l.peerName(), err)
 		refuseStream(s, deniedTo(err))
 		return
 	}
 	token := sessionToken(body)
-	release, err := n.sessions.await(ctx, token, l.peer.sign)
+	release, err := l.tokens.await(ctx, token, l.peer.sign)
 	if err != nil {
-		n.logf(1, "link %s from %s: refused: %v", l.id, l.peerName(), err)
+		l.logf(1, "link %s from %s: refused: %v", l.id, l.peerName(), err)
 		refuseStream(s, codeOf(err))
 		return
 	}
@@ -205,8 +220,8 @@ func (l *link) serveSSH(ctx context.Context, s *quic.Stream, body []byte) {
 	defer l.countStream(-1)
 	nc := l.netConn(s, nil)
 	defer nc.Close()
-	if err := n.ssh.serve(ctx, nc, l.peer.sshKey()); err != nil {
-		n.logf(2, "link %s: session %s: %v", l.id, token.publicID(), err)
+	if err := l.ssh.serve(ctx, nc, l.peer.sshKey()); err != nil {
+		l.logf(2, "link %s: session %s: %v", l.id, token.publicID(), err)
 	}
 }
 
@@ -223,7 +238,7 @@ const (
 )
 
 func (l *link) serveControl(ctx context.Context, s *quic.Stream, body []byte) {
-	if _, err := l.judge(ctx, "client"); err != nil || l.node.ssh == nil {
+	if _, err := l.judge(ctx, "client"); err != nil || l.ssh == nil {
 		refuseStream(s, deniedTo(err))
 		return
 	}
@@ -233,7 +248,7 @@ func (l *link) serveControl(ctx context.Context, s *quic.Stream, body []byte) {
 	}
 	switch body[0] {
 	case controlSession:
-		token := l.node.sessions.make(time.Now(), l.peer.sign)
+		token := l.tokens.make(time.Now(), l.peer.sign)
 		s.Write(append32(token[:], uint32(tokenTTL/time.Second)))
 	case controlEcho:
 		s.Write(body)
@@ -326,7 +341,7 @@ func (l *link) dropToken(t sessionToken) {
 
 // netConn dresses a stream as net.Conn with the path's addresses.
 func (l *link) netConn(s *quic.Stream, done func()) *linkStream {
-	local, remote := l.node.addrsOf(l)
+	local, remote := l.owner.addrsOf(l)
 	return &linkStream{Stream: s, local: tcpAddr(local), remote: tcpAddr(remote), done: done}
 }
 
@@ -339,7 +354,7 @@ func tcpAddr(a netip.AddrPort) net.Addr {
 
 // peerName is the peer's name in the log, or its id.
 func (l *link) peerName() string {
-	if dev, ok := l.node.deviceOf(l.device); ok {
+	if dev, ok := l.owner.deviceOf(l.device); ok {
 		return dev.name
 	}
 	return string(l.device)

@@ -44,8 +44,8 @@ type peerProc struct {
 	udp      *udpPeer
 	finder   *pathFinder
 	box      *sealBox
-	link     *link     // nil while there is none
-	idleAt   time.Time // since when there is none
+	used     bool      // a link goes to it
+	idleAt   time.Time // since when none does
 }
 
 func newPeerTable(id *identity, acct acctID, instance instanceID, mux *udpMux) *peerTable {
@@ -175,14 +175,14 @@ func (t *peerTable) greeted(now time.Time, p *peerKeys, h msgHead, from udpSourc
 func (t *peerTable) tick(now time.Time) (next time.Time) {
 	for _, p := range t.byHint {
 		for id, q := range p.procs {
-			if q.link == nil && now.Sub(q.idleAt) > procLinger {
+			if !q.used && now.Sub(q.idleAt) > procLinger {
 				t.mux.removePeer(q.udp)
 				delete(t.byVirtual, virtualIP(q.udp.virtual))
 				delete(p.procs, id)
 				continue
 			}
 			next = earlier(next, q.finder.tick(now))
-			if q.link == nil {
+			if !q.used {
 				next = earlier(next, q.idleAt.Add(procLinger+time.Millisecond))
 			}
 		}

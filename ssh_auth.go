@@ -22,6 +22,8 @@ type sshPolicy struct {
 	// asked for keys that are only offered, too: it must not act on them.
 	// Connections ask at the same time.
 	authorize func(key ssh.PublicKey, user string) (sshGrant, error)
+	// account finds the account that user logs in to; nil is loginAccount.
+	account func(user string) (osAccount, error)
 	// log tells what happened. It is never given what was typed, nor commands.
 	log func(format string, args ...any)
 	// grace is how long a connection may be unauthenticated; 0 is sshGrace.
@@ -30,6 +32,11 @@ type sshPolicy struct {
 
 const sshGrace = 30 * time.Second
 
+// sshServerVersion begins with OpenSSH because clients take from it which
+// extensions they may use. Without it "ssh host yes | head" never ends: ssh
+// says that it wants no more output (eow@openssh.com) to its like only.
+const sshServerVersion = "SSH-2.0-OpenSSH_Sessio"
+
 // maxAuthTries is OpenSSH's default.
 const maxAuthTries = 6
 
@@ -37,6 +44,11 @@ const maxAuthTries = 6
 type sshGrant struct {
 	device string   // name for the log
 	caps   []string // of shell exec sftp forward pty
+}
+
+// notGranted is why a cap is missed: it is the owner who grants them.
+func notGranted(what string) error {
+	return coded("caps", "the log does not allow this device %s (caps)", what)
 }
 
 func (g sshGrant) may(what string) bool { return slices.Contains(g.caps, what) }
@@ -69,7 +81,7 @@ func (p *sshPolicy) sshServerConfig(linkKey ssh.PublicKey) *ssh.ServerConfig {
 		Config:                  sshAlgorithms(),
 		PublicKeyAuthAlgorithms: slices.Clone(userKeyAlgos),
 		MaxAuthTries:            maxAuthTries,
-		ServerVersion:           "SSH-2.0-Sessio",
+		ServerVersion:           sshServerVersion,
 		PublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 			return p.auth(key, m.User())
 		},
@@ -107,7 +119,7 @@ func (p *sshPolicy) auth(key ssh.PublicKey, user string) (*ssh.Permissions, erro
 	if err != nil {
 		return nil, err
 	}
-	acct, err := loginAccount(user)
+	acct, err := p.account(user)
 	if err != nil {
 		return nil, err
 	}

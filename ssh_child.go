@@ -7,6 +7,7 @@ package main
 // when the connection is lost.
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -150,6 +151,15 @@ func (c *sshChild) signal(sig syscall.Signal) error {
 		return os.ErrProcessDone
 	}
 	return unix.Kill(-c.proc.Pid, sig)
+}
+
+// closeStdout is for a client that takes no more output, as in "ssh host yes |
+// head": the next write ends the writer with SIGPIPE.
+func (c *sshChild) closeStdout() error {
+	if c.term != nil {
+		return errors.ErrUnsupported // stdin comes the same way
+	}
+	return c.stdout.Close()
 }
 
 // closeIO closes what we hold of terminal or pipes and so ends all copying.

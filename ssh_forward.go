@@ -66,8 +66,13 @@ type streamConn interface {
 	CloseWrite() error
 }
 
+// forwardDrain is how long a target may take to read what was sent before the
+// channel was closed.
+const forwardDrain = 10 * time.Second
+
 // relay copies both ways until the channel is closed. Each end of file is
-// handed on by itself; an error on the target's side closes the channel.
+// handed on by itself; an error on the target's side closes the channel. What
+// the client sent before it closed still reaches the target.
 func (c *sshConnection) relay(ch ssh.Channel, reqs <-chan *ssh.Request, target streamConn) {
 	var work, both sync.WaitGroup
 	work.Go(func() { discard(ch.Stderr()) })
@@ -80,7 +85,8 @@ func (c *sshConnection) relay(ch ssh.Channel, reqs <-chan *ssh.Request, target s
 	for req := range reqs {
 		reply(req, false)
 	}
-	target.Close()
+	target.SetReadDeadline(time.Unix(1, 0)) // long past
+	target.SetWriteDeadline(time.Now().Add(forwardDrain))
 	work.Wait()
 }
 
@@ -122,8 +128,12 @@ func fromTarget(ch ssh.Channel, target streamConn) {
 	}
 }
 
-// dial connects to addr as the user of the login.
+// dial connects to addr as the user of the login: who may use a port, and what
+// a firewall's owner rules say, is then right by itself.
 func (c *sshConnection) dial(ctx context.Context, addr string) (streamConn, error) {
+	if c.login.acct.mustBecome() {
+		return c.netChild.dial(ctx, c.login.acct, addr)
+	}
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {

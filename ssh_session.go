@@ -29,11 +29,12 @@ type sshSession struct {
 	ch   ssh.Channel
 	in   *guardedReader // of ch
 
-	env   []string // what the client set, in KEY=value form
-	pty   *ptyRequest
-	child *sshChild     // nil until shell or exec
-	over  bool          // a request to start something was refused
-	ended chan struct{} // closed when all has been said and the channel is to close
+	env    []string // what the client set, in KEY=value form
+	pty    *ptyRequest
+	notice string        // to be shown before all else
+	child  *sshChild     // nil until shell or exec
+	over   bool          // a request to start something was refused
+	ended  chan struct{} // closed when all has been said and the channel is to close
 
 	work sync.WaitGroup // copying, waiting for the child
 }
@@ -128,6 +129,8 @@ func (s *sshSession) handleSimple(req *ssh.Request) bool {
 		}
 		sig, ok := signalByName(m.Name)
 		return ok && s.child != nil && s.child.signal(sig) == nil
+	case "eow@openssh.com":
+		return s.child != nil && s.child.closeStdout() == nil
 	case "break":
 		return s.child != nil && s.child.term != nil && s.child.term.sendBreak() == nil
 	}
@@ -179,7 +182,9 @@ func (s *sshSession) setPty(payload []byte) bool {
 		return false
 	}
 	if !s.conn.login.may("pty") {
-		s.conn.logf("a terminal refused: the device's caps lack pty")
+		err := notGranted("pty")
+		s.conn.logf("refused: %v", err)
+		s.notice = "sessio: no terminal: " + err.Error() + "\r\n"
 		return false
 	}
 	p, err := parsePtyRequest(payload)
@@ -209,7 +214,7 @@ func (s *sshSession) start(req *ssh.Request, kind string, command *string) {
 		return
 	}
 	if !s.conn.login.may(kind) {
-		s.refuse(req, fmt.Errorf("%s: the log does not allow this device %s (caps)", kind, kind))
+		s.refuse(req, notGranted(kind))
 		return
 	}
 	child, err := startChild(childSpec{
@@ -223,21 +228,28 @@ func (s *sshSession) start(req *ssh.Request, kind string, command *string) {
 		return
 	}
 	s.child = child
+	s.notice += child.notice
 	reply(req, true)
 	s.conn.logf("%s started, pid %d", kind, child.proc.Pid)
 	s.work.Go(s.feed)
 	s.work.Go(func() { s.finish(kind) })
 }
 
-// refuse tells the reason on stderr, since a failed request has no room for
-// one, and closes the channel. It writes on a goroutine of its own: a client
-// whose window is closed must not hold up the connection.
+// exitRefused is what shells end with for what may not be executed.
+const exitRefused = 126
+
+// refuse answers a request to start something by a session that says why not.
+// A failed request has no room for a reason, and ssh drops what came before it.
+// The writes have a goroutine of their own: a client that takes nothing must
+// not hold up the connection.
 func (s *sshSession) refuse(req *ssh.Request, err error) {
 	s.over = true
 	s.conn.logf("refused: %v", err)
+	reply(req, true)
 	s.work.Go(func() {
 		fmt.Fprintf(s.ch.Stderr(), "sessio: %v\r\n", err)
-		reply(req, false)
+		s.sendStatus(syscall.WaitStatus(exitRefused << 8))
+		s.ch.CloseWrite()
 		s.ch.Close()
 	})
 }
@@ -323,7 +335,7 @@ func (s *sshSession) finish(kind string) {
 	} else {
 		copying.Go(func() { copyOut(s.ch, s.child.stdout) })
 		copying.Go(func() {
-			io.WriteString(s.ch.Stderr(), s.child.notice)
+			io.WriteString(s.ch.Stderr(), s.notice)
 			copyOut(s.ch.Stderr(), s.child.stderr)
 		})
 	}
@@ -373,7 +385,7 @@ const (
 // and the deadline set, until nothing more is in it.
 func (s *sshSession) copyTerminal(t *terminal) {
 	b := make([]byte, ptyCopyBuffer)
-	io.WriteString(s.ch, s.child.notice)
+	io.WriteString(s.ch, s.notice)
 	for {
 		n, err := t.master.Read(b)
 		if n > 0 {

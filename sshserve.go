@@ -30,8 +30,8 @@ func newSSHServer(p sshPolicy) *sshServer {
 	if p.grace == 0 {
 		p.grace = sshGrace
 	}
-	if p.log == nil {
-		p.log = func(string, ...any) {}
+	if p.account == nil {
+		p.account = loginAccount
 	}
 	return &sshServer{policy: p, conns: map[*sshConnection]bool{}}
 }
@@ -164,6 +164,8 @@ type sshConnection struct {
 	conn  ssh.Conn
 	login *sshLogin // nil until logged in; set under srv.mu
 
+	netChild netChild // dials for another user
+
 	channels int  // open or being opened; guarded by srv.mu
 	noMore   bool // the client wants no further session; guarded by srv.mu
 	work     sync.WaitGroup
@@ -171,29 +173,48 @@ type sshConnection struct {
 
 // run serves channels and requests until the connection ends. Both must be
 // drained at all times: the library handles packets on one goroutine, which
-// waits for us.
+// waits for us. It hands them over on two Go channels and loses their order:
+// what was opened before a request is already there when the request is.
 func (c *sshConnection) run(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
-	c.work.Go(func() {
-		for req := range reqs {
+	for chans != nil || reqs != nil {
+		select {
+		case nc, ok := <-chans:
+			if !ok {
+				chans = nil
+				continue
+			}
+			c.channel(nc)
+		case req, ok := <-reqs:
+			if !ok {
+				reqs = nil
+				continue
+			}
+			for range len(chans) {
+				if nc, ok := <-chans; ok {
+					c.channel(nc)
+				}
+			}
 			c.global(req)
 		}
-	})
-	for nc := range chans {
-		if reason, text := c.admit(nc.ChannelType()); text != "" {
-			c.logf("channel %.40q refused: %s", nc.ChannelType(), text)
-			nc.Reject(reason, text)
-			continue
-		}
-		c.work.Go(func() {
-			defer c.release()
-			if nc.ChannelType() == "session" {
-				c.session(nc)
-			} else {
-				c.forward(nc)
-			}
-		})
 	}
 	c.work.Wait()
+	c.netChild.stop()
+}
+
+func (c *sshConnection) channel(nc ssh.NewChannel) {
+	if reason, text := c.admit(nc.ChannelType()); text != "" {
+		c.logf("channel %.40q refused: %s", nc.ChannelType(), text)
+		nc.Reject(reason, text)
+		return
+	}
+	c.work.Go(func() {
+		defer c.release()
+		if nc.ChannelType() == "session" {
+			c.session(nc)
+		} else {
+			c.forward(nc)
+		}
+	})
 }
 
 // admit counts a channel in, or says why not.
@@ -204,7 +225,7 @@ func (c *sshConnection) admit(kind string) (ssh.RejectionReason, string) {
 	case kind != "session" && kind != "direct-tcpip":
 		return ssh.UnknownChannelType, "this server has no such channels"
 	case kind == "direct-tcpip" && !c.login.may("forward"):
-		return ssh.Prohibited, "the log does not allow this device forward (caps)"
+		return ssh.Prohibited, notGranted("forward").Error()
 	case c.srv.closing:
 		return ssh.ResourceShortage, errSSHClosing.Error()
 	case kind == "session" && c.noMore:

@@ -15,6 +15,13 @@ import (
 // verbTable lists every verb in the order of the help.
 func verbTable() []verb {
 	return []verb{
+		statusVerb(),
+		shellVerb(),
+		runVerb(),
+		forwardStartVerb(),
+		proxyVerb(),
+		sshConfigVerb(),
+		pingVerb(),
 		versionVerb(),
 		helpVerb(),
 	}

@@ -167,8 +167,9 @@ func parseBeatAck(b []byte) (*beatAckMsg, error) {
 	return &m, nil
 }
 
-// A helloMsg answers a body that names a wrong receiver instance; the right
-// one stands in its head. After the head:
+// A helloMsg answers a body that names a wrong receiver instance, and a beat
+// or short call without the cookie of where it came from; the right instance
+// stands in its head. After the head:
 //
 //	cookie  16 bytes  for the address that the body came from
 type helloMsg struct{ cookie cookie }

@@ -231,8 +231,20 @@ func (m *testMachine) run(hold time.Duration) (stop func(), log *testLog) {
 	stop = testRun(m.w.t, m.name, func(ctx context.Context) error {
 		return runDevice(ctx, deviceConfig{dir: m.dir, listen: "127.0.0.1:0", hold: hold, drain: time.Second, logf: log.logf})
 	})
-	waitUntil(m.w.t, m.online)
+	m.w.await(m)
 	return stop, log
+}
+
+// await waits until the coordinator says that the machine is online.
+func (w *testWorld) await(m *testMachine) {
+	w.t.Helper()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); !m.online(); <-tick.C {
+		if time.Since(began) > 30*time.Second {
+			w.t.Fatalf("%s does not come online", m.name)
+		}
+	}
 }
 
 // online reports whether the coordinator says so.
