@@ -73,7 +73,7 @@ func FuzzParsePtyRequest(f *testing.F) {
 			return
 		}
 		again, err := parsePtyRequest(ssh.Marshal(ptyReqMsg{p.term, p.size.Cols, p.size.Rows,
-			p.size.WidthPixels, p.size.HeightPix, string(appendPtyModes(nil, p.modes))}))
+			p.size.Width, p.size.Height, string(appendPtyModes(nil, p.modes))}))
 		if err != nil || again.term != p.term || again.size != p.size || !slices.Equal(again.modes, p.modes) {
 			t.Errorf("%x: %+v became %+v, %v", b, p, again, err)
 		}

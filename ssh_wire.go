@@ -140,7 +140,9 @@ func (w *sshWire) Close() error {
 	w.closing = true
 	w.changed.Broadcast()
 	w.Conn.SetReadDeadline(time.Unix(1, 0)) // long past
-	force := time.AfterFunc(wireFlush, func() { w.Conn.Close() })
+	// The deadline ends a Write: the Close of a QUIC stream does not, and must
+	// not run beside one.
+	force := time.AfterFunc(wireFlush, func() { w.Conn.SetWriteDeadline(time.Unix(1, 0)) })
 	go func() {
 		<-w.ended
 		force.Stop()
