@@ -32,7 +32,7 @@ var layout = []string{
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_seal", "wire_box", "udp_source", "udp", "candidates", "punch", "coord_talk",
 	// the SSH server
-	"passwd", "ssh_msg", "ssh_wire", "ssh_auth", "ssh_pty ssh_child ssh_netchild ssh_session ssh_forward sshserve",
+	"passwd", "ssh_msg", "ssh_wire", "ssh_auth", "ssh_pty", "ssh_child", "ssh_netchild ssh_session ssh_forward sshserve",
 	// what verbs and coordinator say to each other
 	"coord_presence coord_introduce coord_wire ticket", "coord_client", "coord_dial",
 	// links
