@@ -13,6 +13,9 @@ import (
 )
 
 func main() {
+	if isNetChild(os.Args) {
+		os.Exit(exitStatus(runNetChild()))
+	}
 	p := &program{stdio{os.Stdin, os.Stdout, os.Stderr}, time.Now}
 	err := p.run(context.Background(), os.Args[1:])
 	p.printError(err)

@@ -36,15 +36,15 @@ func sshdTwoKeys(t *testing.T, change func(*sshPolicy)) (d *sshdTest, phone ssh.
 	return d, phone
 }
 
-// A liar is a signer that shows one key and signs with another.
-type liar struct {
+// An sshdLiar is a signer that shows one key and signs with another.
+type sshdLiar struct {
 	ssh.Signer
 	shown ssh.PublicKey
 }
 
-func (l liar) PublicKey() ssh.PublicKey { return l.shown }
+func (l sshdLiar) PublicKey() ssh.PublicKey { return l.shown }
 
-func (l liar) SignWithAlgorithm(r io.Reader, data []byte, algo string) (*ssh.Signature, error) {
+func (l sshdLiar) SignWithAlgorithm(r io.Reader, data []byte, algo string) (*ssh.Signature, error) {
 	return l.Signer.Sign(r, data)
 }
 
@@ -54,32 +54,32 @@ func TestSSHDForeignSignature(t *testing.T) {
 	d, phone := sshdTwoKeys(t, nil)
 	laptop := sshdSigner(t, d.key).PublicKey()
 	for _, by := range []ssh.Signer{sshdSigner(t, sshdKey(t)), phone} {
-		if cl, err := d.dial(ssh.PublicKeys(liar{by, laptop})); err == nil {
+		if cl, err := d.dial(ssh.PublicKeys(sshdLiar{by, laptop})); err == nil {
 			cl.Close()
 			t.Errorf("a signature by another key: logged in, log %q", d.logged())
 		}
 	}
 }
 
-// A turncoat is a public key that changes once it has been asked about.
-type turncoat struct {
+// An sshdTurncoat is a public key that changes once it has been asked about.
+type sshdTurncoat struct {
 	ssh.PublicKey
 	then  ssh.PublicKey
 	asked *int
 }
 
-func (k turncoat) Marshal() []byte {
+func (k sshdTurncoat) Marshal() []byte {
 	if *k.asked++; *k.asked > 2 { // the query and the check of its answer
 		return k.then.Marshal()
 	}
 	return k.PublicKey.Marshal()
 }
 
-// noSigner offers a key and does not sign.
-type noSigner struct{ key ssh.PublicKey }
+// sshdNoSigner offers a key and does not sign.
+type sshdNoSigner struct{ key ssh.PublicKey }
 
-func (s noSigner) PublicKey() ssh.PublicKey { return s.key }
-func (noSigner) Sign(io.Reader, []byte) (*ssh.Signature, error) {
+func (s sshdNoSigner) PublicKey() ssh.PublicKey { return s.key }
+func (sshdNoSigner) Sign(io.Reader, []byte) (*ssh.Signature, error) {
 	return nil, errors.New("not signing")
 }
 
@@ -89,9 +89,9 @@ func TestSSHDLastKeyOffered(t *testing.T) {
 	d, phone := sshdTwoKeys(t, nil)
 	laptop := sshdSigner(t, d.key).PublicKey()
 	offers := []ssh.Signer{
-		noSigner{phone.PublicKey()},
-		noSigner{laptop},
-		liar{phone, turncoat{laptop, phone.PublicKey(), new(int)}},
+		sshdNoSigner{phone.PublicKey()},
+		sshdNoSigner{laptop},
+		sshdLiar{phone, sshdTurncoat{laptop, phone.PublicKey(), new(int)}},
 	}
 	cl, err := ssh.Dial("tcp", d.addr, &ssh.ClientConfig{
 		User: d.user, HostKeyCallback: ssh.FixedHostKey(sshdSigner(t, d.host).PublicKey()),

@@ -171,12 +171,6 @@ func acceptsEnv(name string) bool {
 	})
 }
 
-// cleanEnvValue is s up to a NUL, where the kernel would end it anyway.
-func cleanEnvValue(s string) string {
-	s, _, _ = strings.Cut(s, "\x00")
-	return s
-}
-
 func (s *sshSession) setPty(payload []byte) bool {
 	if s.pty != nil || s.child != nil {
 		return false
