@@ -43,7 +43,7 @@ func (a *acting) candidates(ctx context.Context) ([]candidate, error) {
 		}
 		list = append(list, c)
 	}
-	slices.SortFunc(list, func(x, y candidate) int {
+	sortBy(list, func(x, y candidate) int {
 		return strings.Compare(x.wish.Name+string(x.id()), y.wish.Name+string(y.id()))
 	})
 	return list, nil
