@@ -42,7 +42,7 @@ var layout = []string{
 	// the verbs
 	"term ssh_client client_target client_signal client_session client_tty client_escape", "client_shell",
 	"client_run", "client_proxy", "client_forwardspec", "client_listen", "client_forward", "client",
-	"cli_flags", "prompt", "client_grant", "client_signer", "client_ticket client_act", "client_sign", "client_account", "client_trust", "client_signers", "client_join",
+	"cli_flags", "prompt", "client_grant", "client_signer", "ticket_copy", "client_ticket client_act", "client_sign", "client_account", "client_trust", "client_signers", "client_join",
 	"client_verbs", "client_status", "client_sshconfig", "roles verbs", "main",
 }
 
