@@ -118,12 +118,12 @@ func (fw *forwarder) keepConnected(ctx context.Context, client *sshClient) error
 		if ctx.Err() != nil {
 			return endedBy(ctx)
 		}
-		fmt.Fprintf(fw.log, "sessio: %v; connecting again\n", lost)
+		fw.say("%v; connecting again", lost)
 		var err error
 		if client, err = fw.redial(ctx); err != nil {
 			return err
 		}
-		fmt.Fprintf(fw.log, "sessio: connected to %s again\n", client.device)
+		fw.say("connected to %s again", client.device)
 	}
 }
 
@@ -169,6 +169,11 @@ func (fw *forwarder) set(client *sshClient) {
 	fw.change = make(chan struct{})
 }
 
+// say tells the person at the terminal, in one Write.
+func (fw *forwarder) say(format string, args ...any) {
+	fmt.Fprintf(fw.log, "sessio: %s\n", printable(fmt.Sprintf(format, args...)))
+}
+
 // maxForwardWait is how long an accepted connection waits for a lost link to
 // come back before it is reset.
 const maxForwardWait = 20 * time.Second
@@ -209,7 +214,7 @@ func (fw *forwarder) accept(ctx context.Context, l forwardListener, loops *sync.
 			defer func() { <-fw.slots }()
 			defer conn.Close()
 			if err := fw.forward(ctx, conn, l.spec.remote); err != nil && ctx.Err() == nil {
-				fmt.Fprintf(fw.log, "sessio: %s to %s: %v\n", l.Addr(), l.spec.remote, err)
+				fw.say("%s to %s: %v", l.Addr(), l.spec.remote, err)
 			}
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"sync"
 	"syscall"
@@ -217,7 +218,13 @@ type sshcProcess struct {
 
 func sshcStart(t testing.TB, cmd *exec.Cmd) *sshcProcess {
 	t.Helper()
-	if err := cmd.Start(); err != nil {
+	// A test run in the background may ignore these, and the program would
+	// inherit that: ours are caught while it starts.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGINT, syscall.SIGHUP, syscall.SIGTERM)
+	err := cmd.Start()
+	signal.Stop(caught)
+	if err != nil {
 		t.Fatal(err)
 	}
 	p := &sshcProcess{t, cmd, make(chan struct{})}

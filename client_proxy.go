@@ -43,23 +43,27 @@ func cmdProxy(ctx context.Context, op sshOpener, files stdio, args proxyArgs) er
 	if err != nil {
 		return dialError(ctx, t.device, err)
 	}
+	conn := newWatchedConn(pipe.Conn)
 	in := newStdinReader(files.in)
 	var up sync.WaitGroup
 	ended := make(chan error, 2)
 	up.Go(func() {
-		writeErr, readErr := copyChunks(pipe, in)
+		writeErr, readErr := copyChunks(conn, in)
 		if half, ok := pipe.Conn.(interface{ CloseWrite() error }); ok && writeErr == nil {
 			writeErr = half.CloseWrite()
 		}
 		ended <- errors.Join(writeErr, readErr)
 	})
 	go func() { // ends with the pipe, unless standard output takes nothing
-		writeErr, readErr := copyChunks(files.out, pipe)
+		writeErr, readErr := copyChunks(files.out, conn)
+		if writeErr != nil {
+			writeErr = brokenOutput(writeErr)
+		}
 		ended <- errors.Join(writeErr, readErr)
 	}()
 	defer up.Wait()
 	defer in.cancel()
-	defer pipe.Close()
+	defer conn.Close()
 	select {
 	case err = <-ended:
 	case <-pipe.lost:
@@ -67,8 +71,8 @@ func cmdProxy(ctx context.Context, op sshOpener, files stdio, args proxyArgs) er
 	case <-ctx.Done():
 		return endedBy(ctx)
 	}
-	if err != nil {
-		return fmt.Errorf("proxy to %s: %w", t.device, err)
+	if e := (*exitError)(nil); err == nil || errors.As(err, &e) {
+		return err
 	}
-	return nil
+	return fmt.Errorf("proxy to %s: %w", t.device, err)
 }

@@ -120,9 +120,9 @@ func runOne(ctx context.Context, op sshOpener, files stdio, t target, spec sessi
 	out.flush()
 	var e *exitError
 	if said := errors.As(err, &e) && e.err == nil; err != nil && !said {
-		fmt.Fprintf(errs, "sessio: %v\n", err)
+		fmt.Fprintf(errs, "sessio: %s\n", printable(err.Error()))
 		if hint := hintOf(err); hint != "" {
-			fmt.Fprintf(errs, "hint: %s\n", hint)
+			fmt.Fprintf(errs, "hint: %s\n", printable(hint))
 		}
 	}
 	errs.flush()

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,8 +32,9 @@ type remoteSession struct {
 	ch       ssh.Channel
 	requests <-chan *ssh.Request
 
-	over chan struct{} // closed at the end
-	exit sessionExit   // valid then
+	over   chan struct{} // closed at the end
+	exit   sessionExit   // valid then
+	silent atomic.Bool   // nothing is printed any more
 }
 
 // A sessionExit is how the command ended.
@@ -121,16 +123,19 @@ func (s *remoteSession) run(ctx context.Context, spec sessionSpec, st streams) e
 	defer st.tty.restore()
 	defer st.tty.attach(s, end)()
 	s.copyOutputs(st, end)
-	s.prepare(spec)
-	var feed sync.WaitGroup
-	feed.Go(func() { st.tty.guard(func() { s.feed(spec.command, st.in, end) }) })
+	// Whatever sends may wait for a link that has lost its path, so that
+	// nothing is sent from here.
+	var senders sync.WaitGroup
+	senders.Go(func() { st.tty.guard(func() { s.feed(spec, st.in, end) }) })
 
 	select {
 	case <-s.over:
 	case <-ctx.Done():
-		if spec.pty == nil {
-			s.interrupt(ctx)
+		if by := (signalError{}); spec.pty == nil && errors.As(context.Cause(ctx), &by) {
+			senders.Go(func() { s.sendSignal(by.sig) })
+			s.waitOver()
 		}
+		s.silent.Store(true)
 	}
 	st.tty.restore()
 	err := endedBy(ctx)
@@ -139,12 +144,12 @@ func (s *remoteSession) run(ctx context.Context, spec sessionSpec, st streams) e
 			st.tty.say("\n") // what main prints starts a line
 		}
 	}
-	s.client.wire.Close() // frees a feed that waits for a window
+	s.client.wire.Close()
 	if st.in != nil {
 		st.in.cancel()
 	}
-	feed.Wait()
-	s.waitOver() // unless st.out takes nothing
+	senders.Wait()
+	s.waitOver()
 	return err
 }
 
@@ -155,14 +160,14 @@ func (s *remoteSession) copyOutputs(st streams, end context.CancelCauseFunc) {
 	ends.Go(func() { st.tty.guard(func() { s.exit = s.awaitExit() }) })
 	ends.Go(func() {
 		st.tty.guard(func() {
-			if err, _ := copyChunks(st.out, s.ch); err != nil {
+			if err, _ := copyChunks(whileLoud{s, st.out}, s.ch); err != nil {
 				end(brokenOutput(err))
 			}
 		})
 	})
 	ends.Go(func() {
 		st.tty.guard(func() {
-			if err, _ := copyChunks(st.err, s.ch.Stderr()); err != nil {
+			if err, _ := copyChunks(whileLoud{s, st.err}, s.ch.Stderr()); err != nil {
 				copyChunks(io.Discard, s.ch.Stderr())
 			}
 		})
@@ -173,9 +178,27 @@ func (s *remoteSession) copyOutputs(st streams, end context.CancelCauseFunc) {
 	}()
 }
 
-// prepare sends the requests whose answers nobody waits for. A server that
-// refuses the pty has to refuse what was to run on it.
-func (s *remoteSession) prepare(spec sessionSpec) {
+// A whileLoud is an output until the session falls silent: what the library
+// has stored by then, up to 2 MiB, would run over the user's own prompt.
+type whileLoud struct {
+	s *remoteSession
+	w io.Writer
+}
+
+func (l whileLoud) Write(b []byte) (int, error) {
+	if l.s.silent.Load() {
+		return 0, errSilent
+	}
+	return l.w.Write(b)
+}
+
+var errSilent = errors.New("the session is over")
+
+// feed sends the requests, waits for the answer to the last, and gives the
+// command its input. Output flows before the answer has come, input after it:
+// a refused command must not eat any. A server that refuses the pty has to
+// refuse what was to run on it.
+func (s *remoteSession) feed(spec sessionSpec, in io.Reader, end context.CancelCauseFunc) {
 	if spec.pty != nil {
 		s.ch.SendRequest("pty-req", false, ssh.Marshal(spec.pty))
 	}
@@ -183,37 +206,22 @@ func (s *remoteSession) prepare(spec sessionSpec) {
 		name, value, _ := strings.Cut(e, "=")
 		s.ch.SendRequest("env", false, ssh.Marshal(envMsg{name, value}))
 	}
-}
-
-// feed launches the command and gives it the input. Output flows before the
-// answer has come, input after it: a refused command must not eat any.
-func (s *remoteSession) feed(command string, in io.Reader, end context.CancelCauseFunc) {
-	if err := s.launch(command); err != nil {
-		end(linkFailure(err))
+	kind, payload := "shell", []byte(nil)
+	if spec.command != "" {
+		kind, payload = "exec", ssh.Marshal(execMsg{spec.command})
+	}
+	started, err := s.ch.SendRequest(kind, true, payload)
+	if err != nil {
+		return // the channel is closed: result knows why
+	}
+	if !started {
+		end(linkFailure(fmt.Errorf("%s refused the %s request", s.client.device, kind)))
 		return
 	}
 	if in != nil {
 		copyChunks(s.ch, in)
 	}
 	s.ch.CloseWrite()
-}
-
-// launch sends the request for shell or command and waits for the answer.
-func (s *remoteSession) launch(command string) error {
-	kind, payload := "shell", []byte(nil)
-	if command != "" {
-		kind, payload = "exec", ssh.Marshal(execMsg{command})
-	}
-	ok, err := s.ch.SendRequest(kind, true, payload)
-	switch {
-	case ok:
-		return nil
-	case err == nil:
-		return fmt.Errorf("%s refused the %s request", s.client.device, kind)
-	case s.client.lost() != nil:
-		return s.client.lost()
-	}
-	return fmt.Errorf("%s closed the session instead of starting it", s.client.device)
 }
 
 // awaitExit serves the channel's requests until it closes.
@@ -285,25 +293,20 @@ func brokenOutput(err error) error {
 	return fmt.Errorf("writing what the command printed: %w", err)
 }
 
-// interruptGrace is how long a command may take to obey a forwarded signal
-// and have its last words shown.
-const interruptGrace = time.Second
-
-// interrupt passes the signal that ended ctx on to the command and gives it a
-// moment to end.
-func (s *remoteSession) interrupt(ctx context.Context) {
-	var by signalError
-	if !errors.As(context.Cause(ctx), &by) {
-		return
-	}
+// sendSignal passes on the signal that ended the verb. Whether it arrives is
+// not known.
+func (s *remoteSession) sendSignal(sig syscall.Signal) {
 	names := map[syscall.Signal]string{syscall.SIGINT: "INT", syscall.SIGTERM: "TERM", syscall.SIGHUP: "HUP"}
-	s.ch.SendRequest("signal", false, ssh.Marshal(signalMsg{names[by.sig]}))
-	s.waitOver()
+	s.ch.SendRequest("signal", false, ssh.Marshal(signalMsg{names[sig]}))
 }
+
+// sessionGrace is how long a command may take to obey a signal and have its
+// last words shown, and how long an output that takes nothing is waited for.
+const sessionGrace = time.Second
 
 // waitOver waits for the end, but not for ever.
 func (s *remoteSession) waitOver() {
-	grace := time.NewTimer(interruptGrace)
+	grace := time.NewTimer(sessionGrace)
 	defer grace.Stop()
 	select {
 	case <-s.over:

@@ -3,13 +3,17 @@
 package main
 
 import (
+	"context"
 	"io"
 	"net"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -182,8 +186,13 @@ func TestRunInterrupted(t *testing.T) {
 			run := term.start(sshcHelper(p, "run", "x"))
 			term.expect("started")
 			term.keys("\x03") // the terminal makes it a SIGINT: it is not raw
-			if got := <-got; got != "INT" {
-				t.Errorf("signal %q", got)
+			select {
+			case name := <-got:
+				if name != "INT" {
+					t.Errorf("signal %q", name)
+				}
+			case <-time.After(sshcPatience):
+				t.Fatal("no signal came")
 			}
 			if obeys {
 				term.expect("last words")
@@ -194,6 +203,31 @@ func TestRunInterrupted(t *testing.T) {
 		})
 	}
 }
+
+// ^C ends a verb whose link takes nothing more.
+func TestRunInterruptedOnStalledLink(t *testing.T) {
+	started := make(chan struct{})
+	s := &sshcScript{answer: func(r *ssh.Request, _ ssh.Channel) bool {
+		if r.Type == "exec" {
+			close(started)
+		}
+		return true
+	}}
+	stalled := newSSHCStall(sshcServer(t, sshcOpenDoor(), s.handle))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() { <-started; stalled.stall(); cancel(signalError{syscall.SIGINT}) }()
+	_, _, err := sshcFiles(t, sshcEndless{}, func(files stdio) error {
+		return cmdRun(ctx, stalled, files, runArgs{devices: []string{"attic"}, line: "x"})
+	})
+	if e, ok := err.(*exitError); !ok || e.status != 130 || e.err != nil {
+		t.Errorf("%v", err)
+	}
+}
+
+// An sshcEndless never stops to give input.
+type sshcEndless struct{}
+
+func (sshcEndless) Read(b []byte) (int, error) { return len(b), nil }
 
 // Before there is a session ^C ends the verb as well.
 func TestRunInterruptedEarly(t *testing.T) {
@@ -261,4 +295,42 @@ func TestPrefixWriter(t *testing.T) {
 	if out.String() != want {
 		t.Errorf("got %q", out.String())
 	}
+}
+
+// A process may run many sessions: none leaves a goroutine or a descriptor.
+func TestSessionsLeaveNothing(t *testing.T) {
+	s := &sshcScript{answer: func(r *ssh.Request, ch ssh.Channel) bool {
+		if r.Type == "exec" {
+			go sshcExit(ch, 0)
+		}
+		return true
+	}}
+	p := sshcServer(t, sshcOpenDoor(), s.handle)
+	in, keyboard, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	defer keyboard.Close() // nobody types: every Read is cancelled
+	run := func() {
+		err := cmdRun(t.Context(), p, stdio{in, os.Stdout, os.Stderr}, runArgs{devices: []string{"attic"}, line: "x"})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	run()
+	goroutines, files := runtime.NumGoroutine(), sshcOpenFiles(t)
+	for range 100 {
+		run()
+	}
+	sshcUntil(t, func() bool { return runtime.NumGoroutine() <= goroutines && sshcOpenFiles(t) <= files })
+}
+
+// sshcOpenFiles counts this process's descriptors.
+func sshcOpenFiles(t testing.TB) int {
+	list, err := os.ReadDir("/dev/fd")
+	if err != nil {
+		t.Skip(err)
+	}
+	return len(list)
 }

@@ -202,7 +202,7 @@ func TestShellEscapeOnStalledLink(t *testing.T) {
 
 func TestRunWithTerminal(t *testing.T) {
 	term := sshcOpenTerminal(t)
-	sh := term.start(sshcHelper(sshcSSHD(t), "run -t", `trap "echo caught; exit 9" INT; tty; echo ready; sleep 100`))
+	sh := term.start(sshcHelper(sshcSSHD(t), "run -t", `trap "echo caught; exit 9" INT; tty; echo ready; while :; do sleep 0.05; done`))
 	term.expect("/dev/")
 	term.expect("ready")
 	term.keys("\x03")

@@ -73,7 +73,7 @@ func statusVerb() verb {
 				if err := o.none(); err != nil {
 					return err
 				}
-				return withClient(ctx, p, dir, func(ctx context.Context, c *client) error {
+				return withClient(ctx, p, dir, false, func(ctx context.Context, c *client) error {
 					r := c.report(ctx, p.now())
 					if *asJSON {
 						return r.writeJSON(p)

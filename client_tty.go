@@ -17,9 +17,10 @@ import (
 // A localTTY is the terminal that a person sits at. A nil one stands for none
 // and does nothing.
 type localTTY struct {
-	in    *os.File // the terminal
-	errs  *os.File // takes the help on escapes
-	input *ttyInput
+	in      *os.File // the terminal
+	errs    *os.File // takes the help on escapes
+	input   *ttyInput
+	resumed chan struct{} // has a value after a suspension
 
 	mu   sync.Mutex
 	back func() // guarded by mu; restores the modes, nil when they are as found
@@ -30,7 +31,8 @@ func terminalOf(files stdio) *localTTY {
 	if files.in == nil || !term.IsTerminal(int(files.in.Fd())) {
 		return nil
 	}
-	return &localTTY{in: files.in, errs: files.err, input: newTTYInput(newStdinReader(files.in))}
+	return &localTTY{in: files.in, errs: files.err,
+		input: newTTYInput(newStdinReader(files.in)), resumed: make(chan struct{}, 1)}
 }
 
 func (t *localTTY) makeRaw() error {
@@ -91,14 +93,23 @@ func (t *localTTY) attach(s *remoteSession, end context.CancelCauseFunc) (detach
 	resized, stop := watchResize(t.in)
 	loops.Go(func() {
 		t.guard(func() {
-			for range resized {
-				t.sendSize(s)
+			for {
+				select {
+				case _, more := <-resized:
+					if !more {
+						return
+					}
+				case <-t.resumed: // changes while suspended went to the shell
+				}
+				if size, err := terminalSize(t.in); err == nil {
+					s.ch.SendRequest("window-change", false, ssh.Marshal(size))
+				}
 			}
 		})
 	})
 	loops.Go(func() {
 		t.guard(func() {
-			t.input.pump(func(e escape) { t.obey(e, s, end) })
+			t.input.pump(func(e escape) { t.obey(e, s.client.device, end) })
 		})
 	})
 	return func() {
@@ -108,17 +119,11 @@ func (t *localTTY) attach(s *remoteSession, end context.CancelCauseFunc) (detach
 	}
 }
 
-func (t *localTTY) sendSize(s *remoteSession) {
-	if size, err := terminalSize(t.in); err == nil {
-		s.ch.SendRequest("window-change", false, ssh.Marshal(size))
-	}
-}
-
-func (t *localTTY) obey(e escape, s *remoteSession, end context.CancelCauseFunc) {
+func (t *localTTY) obey(e escape, device string, end context.CancelCauseFunc) {
 	switch e {
 	case escapeEnd:
 		t.say("~.\r\n")
-		end(&exitError{255, fmt.Errorf("connection to %s closed", s.client.device)})
+		end(&exitError{255, fmt.Errorf("connection to %s closed", device)})
 	case escapeHelp:
 		t.say("~?\r\n" + escapeHelpText())
 	case escapeSuspend:
@@ -128,7 +133,10 @@ func (t *localTTY) obey(e escape, s *remoteSession, end context.CancelCauseFunc)
 		if err := t.makeRaw(); err != nil {
 			end(linkFailure(err))
 		}
-		t.sendSize(s)
+		select {
+		case t.resumed <- struct{}{}:
+		default:
+		}
 	}
 }
 

@@ -103,31 +103,53 @@ func (c *coordClient) create(ctx context.Context, claim claimSecret, records [][
 	return err
 }
 
-// fetchAll returns the account's raw records from number from on. recovery is
-// the account's recovery key, for a machine that is not in the log; else nil.
-func (c *coordClient) fetchAll(ctx context.Context, acct acctID, from uint64, recovery ssh.Signer) (records [][]byte, err error) {
+// fetchEach gives take the account's raw records from number from on, page by
+// page: what take refuses ends it, so that a coordinator that sends without end
+// costs one page. recovery is the account's recovery key, for a machine that is
+// not in the log; else nil.
+func (c *coordClient) fetchEach(ctx context.Context, acct acctID, from uint64, recovery ssh.Signer, take func(records [][]byte) error) error {
 	var proof []byte
+	var err error
 	if recovery != nil {
 		if proof, err = c.fetchProof(acct, recovery); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for {
 		page, err := asked(c, ctx, opFetch, &fetchMsg{acct, from, proof}, parseFetched)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		records = append(records, page.records...)
+		if err := take(page.records); err != nil {
+			return err
+		}
 		from += uint64(len(page.records))
 		switch {
 		case from > page.head.seq:
-			return records, nil
+			return nil
 		case len(page.records) == 0:
-			return nil, fmt.Errorf("the coordinator holds back record %d, and says that there are more", from)
-		case len(records) > maxRecords:
-			return nil, fmt.Errorf("the coordinator sends more than the %d records that a log can have", maxRecords)
+			return fmt.Errorf("the coordinator holds back record %d, and says that there are more", from)
 		}
 	}
+}
+
+// fetchAll returns what fetchEach gets, with its numbers in order and nothing
+// else judged.
+func (c *coordClient) fetchAll(ctx context.Context, acct acctID, from uint64, recovery ssh.Signer) (records [][]byte, err error) {
+	err = c.fetchEach(ctx, acct, from, recovery, func(page [][]byte) error {
+		for _, raw := range page {
+			rec, err := parseRecord(raw)
+			if err != nil {
+				return err
+			}
+			if seq := from + uint64(len(records)); rec.stmt.seq != seq || seq >= maxRecords {
+				return fmt.Errorf("the coordinator sends record %d where %d was asked for", rec.stmt.seq, seq)
+			}
+			records = append(records, raw)
+		}
+		return nil
+	})
+	return records, err
 }
 
 // fetchInto gets what the store's log lacks. The store judges it.
@@ -140,12 +162,21 @@ func fetchInto(ctx context.Context, c *coordClient, t *trustStore) error {
 	if s := t.state(); s != nil {
 		from = s.seq() + 1
 	}
-	records, err := c.fetchAll(ctx, a.acct, from, nil)
-	if err != nil {
-		return err
-	}
-	_, err = t.add(records...)
-	return err
+	var beside error
+	err := c.fetchEach(ctx, a.acct, from, nil, func(page [][]byte) error {
+		res, err := t.addAll(page, false)
+		from += uint64(len(page))
+		switch n := res.appended + res.kept; {
+		case n > 0 && (codeOf(err) == "fork" || codeOf(err) == "time-future"):
+			beside = err // what stands beside the log may go on: removals count even there
+		case err != nil:
+			return err
+		case n < len(page) && t.count() < from: // nor has anybody else brought them meanwhile
+			return fmt.Errorf("the coordinator sends records that are here already, and not number %d", t.count())
+		}
+		return nil
+	})
+	return errors.Join(err, beside)
 }
 
 // fetchProof signs that this connection's peer may read the account's log.
@@ -217,4 +248,9 @@ func (c *coordClient) devices(ctx context.Context, acct acctID) ([]deviceSeen, e
 // whoami says how the coordinator sees us, and its time.
 func (c *coordClient) whoami(ctx context.Context) (*whoamiMsg, error) {
 	return asked(c, ctx, opWhoami, noMsg{}, parseWhoami)
+}
+
+// coordKeys are the coordinator's keys, as the connection has proved them.
+func (c *coordClient) coordKeys() (publicKeys, error) {
+	return keysOfCert(c.conn.ConnectionState().TLS.PeerCertificates[0].Raw)
 }

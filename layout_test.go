@@ -42,14 +42,15 @@ var layout = []string{
 	// the verbs
 	"term ssh_client client_target client_signal client_session client_tty client_escape", "client_shell",
 	"client_run", "client_proxy", "client_forwardspec", "client_listen", "client_forward", "client",
-	"cli_flags", "prompt", "client_verbs", "client_status", "client_sshconfig", "roles verbs", "main",
+	"cli_flags", "prompt", "client_grant", "client_signer", "client_ticket", "client_act", "client_sign", "client_account", "client_trust", "client_signers", "client_join",
+	"client_verbs", "client_status", "client_sshconfig", "roles verbs", "main",
 }
 
 // importers names, for a package that few files may know, those files.
 var importers = map[string][]string{
 	"net/http":    {"coord_http"},
 	"os/exec":     {"ssh_child"},
-	"crypto/x509": {"identity"},
+	"crypto/x509": {"identity", "client_signer"}, // certificates; a wrong passphrase
 }
 
 // forbidden are packages that no file imports, with the reason.

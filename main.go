@@ -28,6 +28,10 @@ func (p *program) run(ctx context.Context, args []string) error {
 		p.err.WriteString(helpText())
 		return &exitError{status: 2}
 	}
+	if isHelpFlag(args[0]) {
+		_, err := p.out.WriteString(helpText())
+		return err
+	}
 	if strings.HasPrefix(args[0], "-") {
 		return p.runRoles(ctx, args)
 	}

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -318,7 +319,7 @@ func TestClientLoginReason(t *testing.T) {
 	for banner, want := range map[string]struct{ code, says string }{
 		"sessio: its signature has expired (expired)\r\n": {"expired", "connecting to attic: its signature has expired"},
 		"sessio: user \"x\": shell: no such file (user)":  {"user", "shell: no such file"},
-		"sessio: a\x1b[31mb\nc":                           {"denied", "a?[31mb?c"},
+		"sessio: a\x1b[31mb\nc":                           {"denied", "a\x1b[31mb\nc"},
 		"sessio: odd (Code!)":                             {"denied", "odd (Code!)"},
 		"Welcome.":                                        {"denied", "it refused login"},
 		"sessio: " + strings.Repeat("x", 600):             {"denied", "it refused login"},
@@ -366,7 +367,7 @@ func TestClientAlgorithms(t *testing.T) {
 	}
 	defer c.close()
 	algos := c.Conn.(ssh.AlgorithmsConnMetadata).Algorithms()
-	if want := clientCiphers(hasAESHardware())[0]; algos.Read.Cipher != want || algos.Write.Cipher != want {
+	if want := clientCiphers(hasAESInstructions())[0]; algos.Read.Cipher != want || algos.Write.Cipher != want {
 		t.Errorf("ciphers %s and %s, want %s", algos.Read.Cipher, algos.Write.Cipher, want)
 	}
 	if algos.KeyExchange != ssh.KeyExchangeCurve25519 && algos.KeyExchange != ssh.KeyExchangeMLKEM768X25519 {
@@ -511,11 +512,15 @@ func (s *sshcStall) openSSH(ctx context.Context, device string) (*sshPipe, error
 	return pipe, err
 }
 
+// An sshcStalledConn frees a Write that waits at its deadline only, as a QUIC
+// stream does.
 type sshcStalledConn struct {
 	net.Conn
 	stalled, closed chan struct{}
 	close           func()
 }
+
+func (c *sshcStalledConn) SetWriteDeadline(time.Time) error { c.close(); return nil }
 
 func (c *sshcStalledConn) Write(b []byte) (int, error) {
 	select {
@@ -527,10 +532,7 @@ func (c *sshcStalledConn) Write(b []byte) (int, error) {
 	}
 }
 
-func (c *sshcStalledConn) Close() error { c.close(); return c.Conn.Close() }
-
-// What a device says never brings control bytes to the terminal, and its code
-// is one.
+// Whatever a device says, a code is one, and the reason stands as it was said.
 func FuzzReasonInBanner(f *testing.F) {
 	for _, seed := range []string{"sessio: expired (expired)\r\n", "sessio: (x)", "sessio:  (a) (b)", "sessio: \x1b[1m", "hello", "sessio: \xff (user)"} {
 		f.Add(seed)
@@ -547,11 +549,6 @@ func FuzzReasonInBanner(f *testing.F) {
 		again := reasonInBanner("sessio: " + err.Error() + " (" + code + ")")
 		if len(banner) < maxBannerReason-20 && (again == nil || again.Error() != err.Error() || codeOf(again) != code) {
 			t.Errorf("%q is %v, %q; again %v", banner, err, code, again)
-		}
-		for _, r := range err.Error() {
-			if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-				t.Errorf("%q in %q", r, err)
-			}
 		}
 	})
 }

@@ -62,46 +62,61 @@ func rawOutput(*os.File) (undo func()) { return func() {} }
 // A stdinReader reads a file whose Read cannot be interrupted, a terminal or a
 // pipe in blocking mode, only when poll says that something is there.
 type stdinReader struct {
-	f     *os.File
-	wake  *os.File // readable once cancelled; nil when there was no pipe left
-	ring  *os.File
-	close sync.Once
+	f    *os.File
+	ring *os.File // closed by cancel, so that wake is readable
+	once sync.Once
+
+	reading sync.Mutex
+	wake    *os.File // guarded by reading; nil once cancelled
 }
 
 func newStdinReader(f *os.File) sessionInput {
-	r := &stdinReader{f: f}
-	if wake, ring, err := os.Pipe(); err == nil {
-		r.wake, r.ring = wake, ring
+	wake, ring, err := os.Pipe()
+	if err != nil { // no descriptors left: then only the end of f is an end
+		return uninterrupted{f}
 	}
-	return r
+	return &stdinReader{f: f, ring: ring, wake: wake}
 }
 
 func (r *stdinReader) Read(b []byte) (int, error) {
-	if r.wake == nil {
-		return r.f.Read(b)
-	}
-	fds := []unix.PollFd{
-		{Fd: int32(r.f.Fd()), Events: unix.POLLIN},
-		{Fd: int32(r.wake.Fd()), Events: unix.POLLIN},
-	}
-	for {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	for r.wake != nil {
+		fds := []unix.PollFd{
+			{Fd: int32(r.f.Fd()), Events: unix.POLLIN},
+			{Fd: int32(r.wake.Fd()), Events: unix.POLLIN},
+		}
 		_, err := unix.Poll(fds, -1)
 		switch {
 		case err == unix.EINTR:
 		case err == nil && fds[1].Revents != 0:
-			return 0, io.EOF
+			r.closeLocked()
 		default:
 			return r.f.Read(b)
 		}
 	}
+	return 0, io.EOF
 }
 
 // cancel ends the Read that waits and all later ones.
 func (r *stdinReader) cancel() {
-	if r.wake != nil {
-		r.close.Do(func() { r.ring.Close() })
+	r.once.Do(func() { r.ring.Close() })
+	if r.reading.TryLock() { // else the Read that holds it wakes up
+		r.closeLocked()
+		r.reading.Unlock()
 	}
 }
+
+func (r *stdinReader) closeLocked() {
+	if r.wake != nil {
+		r.wake.Close()
+		r.wake = nil
+	}
+}
+
+type uninterrupted struct{ io.Reader }
+
+func (uninterrupted) cancel() {}
 
 // terminalModes encodes the modes of f as RFC 4254, section 8 has them.
 func terminalModes(f *os.File) string {

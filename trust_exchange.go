@@ -32,7 +32,7 @@ const (
 	// search for a common one goes, in records; it doubles each time.
 	stepBack = 16
 
-	errorGrace = 2 * time.Second // for an error frame to get out
+	errorGrace = time.Second // for an error frame to get out
 )
 
 // An exchangeStream is what an exchange runs on: a stream of a link or of the

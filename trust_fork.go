@@ -150,7 +150,18 @@ func (t *trustTree) addBeside(n *treeNode, why error, now time.Time) (addOutcome
 		return addSwitched, nil
 	}
 	t.look()
+	if codeOf(why) == "gap" { // only the log has it, n does not
+		why = t.whyBeside(n)
+	}
 	return addKept, why
+}
+
+// whyBeside says why a record that continues a branch is not in the log.
+func (t *trustTree) whyBeside(n *treeNode) error {
+	if t.forkPoint(n) == t.state.seq() {
+		return coded("time-future", "statement %d follows one that waits for its time", n.stmt.seq)
+	}
+	return coded("fork", "statement %d is on another branch than the log", n.stmt.seq)
 }
 
 func (t *trustTree) keep(n *treeNode) {

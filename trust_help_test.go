@@ -13,6 +13,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/big"
 	"testing"
 	"time"
 
@@ -247,6 +248,6 @@ func (k trustTestSK) Sign(_ io.Reader, data []byte) (*ssh.Signature, error) {
 	if err != nil {
 		return nil, err
 	}
-	sig.Blob = ssh.Marshal(struct{ R, S any }{r, s})
+	sig.Blob = ssh.Marshal(struct{ R, S *big.Int }{r, s})
 	return sig, nil
 }
