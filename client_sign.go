@@ -47,7 +47,7 @@ func (a *acting) judgeJoins(joins []pendingJoin) (list []candidate, err error) {
 		}
 		list = append(list, c)
 	}
-	slices.SortFunc(list, func(x, y candidate) int {
+	sortBy(list, func(x, y candidate) int {
 		return strings.Compare(x.wish.Name+string(x.id()), y.wish.Name+string(y.id()))
 	})
 	return list, nil

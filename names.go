@@ -4,7 +4,6 @@ package main
 // none of that name.
 
 import (
-	"slices"
 	"strings"
 )
 
@@ -66,7 +65,7 @@ func nearest(name string, names []string) (near []string) {
 			guesses = append(guesses, guess{n, d})
 		}
 	}
-	slices.SortStableFunc(guesses, func(a, b guess) int { return a.d - b.d })
+	sortBy(guesses, func(a, b guess) int { return a.d - b.d })
 	for _, g := range guesses[:min(len(guesses), 3)] {
 		near = append(near, g.name)
 	}
