@@ -41,8 +41,8 @@ var layout = []string{
 	"coord_account coord_store coord_requests", "coord_stream", "coord_http", "coord",
 	// the verbs
 	"term ssh_client client_target client_signal client_session client_tty client_escape", "client_shell",
-	"client_run", "client_proxy", "client_forwardspec", "client_listen", "client_forward", "client",
-	"cli_flags", "prompt", "client_grant", "client_signer", "client_ticket client_act", "client_sign", "client_account", "client_trust", "client_signers", "client_join",
+	"client_run", "client_proxy", "client_forwardspec", "client_listen", "client_forward", "client_grant", "ticket_copy", "client",
+	"cli_flags", "prompt", "client_signer", "client_ticket client_act", "client_sign", "client_account", "client_trust", "client_signers", "client_join",
 	"client_verbs", "client_status", "client_sshconfig", "roles verbs", "main",
 }
 
