@@ -31,7 +31,11 @@ func (a *acting) candidates(ctx context.Context) ([]candidate, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []candidate
+	return a.judgeJoins(joins)
+}
+
+// judgeJoins compares what the coordinator says with our own tickets.
+func (a *acting) judgeJoins(joins []pendingJoin) (list []candidate, err error) {
 	for _, j := range joins {
 		c := candidate{pendingJoin: j, wish: grantWish{Name: j.name}}
 		if c.copy, err = loadTicket(a.dir, j.ticket); err != nil {
