@@ -227,10 +227,10 @@ func TestTrustAttackAlteredJoin(t *testing.T) {
 	}
 	// a peer that lies about its account and hands out the other log
 	err = trustTestHostile(t, joiner, func(p *trustTestPeer) {
-		p.hello(helloMsg{acct: k.state.acct(), tip: logTip{1, evil.state.head()}, min: 1, max: 1})
+		p.hello(logHelloMsg{acct: k.state.acct(), tip: logTip{1, evil.state.head()}, min: 1, max: 1})
 		p.read(frameHello)
 		p.read(frameGet)
-		p.write(frameRecords, (&recordsMsg{evil.raws}).append(nil))
+		p.write(frameRecords, (&logRecordsMsg{evil.raws}).append(nil))
 	})
 	if codeOf(err) != "wrong-account" || joiner.state() != nil {
 		t.Error(err)
@@ -274,7 +274,7 @@ func TestTrustAttackEndlessData(t *testing.T) {
 	_, err := v.add(make([]byte, 1<<20))
 	held("record-malformed", err)
 	far := logTip{500, stmtHash{1}}
-	hello := helloMsg{acct: k.state.acct(), tip: far, min: 1, max: 1}
+	hello := logHelloMsg{acct: k.state.acct(), tip: far, min: 1, max: 1}
 	for name, script := range map[string]func(p *trustTestPeer){
 		"a frame that is too long": func(p *trustTestPeer) {
 			p.raw([]byte{frameHello, 0, 1, 0, 1})
@@ -288,7 +288,7 @@ func TestTrustAttackEndlessData(t *testing.T) {
 			p.hello(hello)
 			go io.Copy(io.Discard, p.c)
 			for p.ok {
-				p.write(frameGet, (&getMsg{k.state.head(), 0, 1}).append(nil))
+				p.write(frameGet, (&logGetMsg{k.state.head(), 0, 1}).append(nil))
 			}
 		},
 		"records nobody asked for": func(p *trustTestPeer) {
@@ -296,7 +296,7 @@ func TestTrustAttackEndlessData(t *testing.T) {
 			h.tip = logTip{1, k.state.head()}
 			p.hello(h)
 			for p.ok {
-				p.write(frameRecords, (&recordsMsg{k.raws}).append(nil))
+				p.write(frameRecords, (&logRecordsMsg{k.raws}).append(nil))
 			}
 		},
 		"the same records for ever": func(p *trustTestPeer) {
@@ -304,7 +304,7 @@ func TestTrustAttackEndlessData(t *testing.T) {
 			p.read(frameHello)
 			for p.ok {
 				p.read(frameGet)
-				p.write(frameRecords, (&recordsMsg{k.raws}).append(nil))
+				p.write(frameRecords, (&logRecordsMsg{k.raws}).append(nil))
 			}
 		},
 		"frames of no known type": func(p *trustTestPeer) {
@@ -347,7 +347,7 @@ func (p *trustTestPeer) raw(b []byte) {
 }
 
 func (p *trustTestPeer) write(typ byte, body []byte) { p.raw(appendFrame(nil, typ, body)) }
-func (p *trustTestPeer) hello(m helloMsg)            { p.write(frameHello, m.append(nil)) }
+func (p *trustTestPeer) hello(m logHelloMsg)         { p.write(frameHello, m.append(nil)) }
 
 // read takes one frame and wants it to be of type typ while all is well.
 func (p *trustTestPeer) read(typ byte) []byte {

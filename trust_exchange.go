@@ -88,13 +88,13 @@ type exchange struct {
 	opts   exchangeOpts
 	out    chan []byte
 	ctx    context.Context
-	peer   *helloMsg // its first one
-	want   []logTip  // of the peer, not here yet
-	asked  *getMsg   // the one request on its way
-	step   uint64    // of the search for a common record
-	gets   int       // served
-	closed bool      // our second hello is sent
-	over   bool      // the peer's second hello has come
+	peer   *logHelloMsg // its first one
+	want   []logTip     // of the peer, not here yet
+	asked  *logGetMsg   // the one request on its way
+	step   uint64       // of the search for a common record
+	gets   int          // served
+	closed bool         // our second hello is sent
+	over   bool         // the peer's second hello has come
 }
 
 // runExchange ends with nil when neither side wants anything more, or with the
@@ -176,14 +176,14 @@ func (x *exchange) sendError(err error) {
 	if code == "" || !x.opts.peerKnown {
 		code = "denied"
 	}
-	x.send(frameError, (&errorMsg{code}).append(nil))
+	x.send(frameError, (&logErrorMsg{code}).append(nil))
 }
 
 // hello says how far this side is now.
-func (x *exchange) hello() *helloMsg {
+func (x *exchange) hello() *logHelloMsg {
 	a, _ := x.store.anchor()
 	tips := x.store.tips()
-	return &helloMsg{acct: a.acct, tip: tips[0], min: exchangeProto, max: exchangeProto,
+	return &logHelloMsg{acct: a.acct, tip: tips[0], min: exchangeProto, max: exchangeProto,
 		build: x.opts.build, branches: tips[1:]}
 }
 
@@ -213,7 +213,7 @@ func (x *exchange) frame(typ byte, body []byte) error {
 }
 
 func (x *exchange) onHello(body []byte) error {
-	m, err := parseHello(body)
+	m, err := parseLogHello(body)
 	if err != nil {
 		return err
 	}
@@ -255,7 +255,7 @@ func (x *exchange) ask() {
 // get asks for records of the first wanted tip, beginning with from.
 func (x *exchange) get(from uint64) {
 	tip := x.want[0]
-	x.asked = &getMsg{tip.hash, from, min(tip.seq, from+maxReplyRecords-1)}
+	x.asked = &logGetMsg{tip.hash, from, min(tip.seq, from+maxReplyRecords-1)}
 	x.send(frameGet, x.asked.append(nil))
 }
 
@@ -267,7 +267,7 @@ func (x *exchange) skip() error {
 }
 
 func (x *exchange) onGet(body []byte) error {
-	m, err := parseGet(body)
+	m, err := parseLogGet(body)
 	if err != nil {
 		return err
 	}
@@ -275,10 +275,10 @@ func (x *exchange) onGet(body []byte) error {
 		return errors.New("exchange: the peer asks without end")
 	}
 	if !x.opts.peerKnown {
-		x.send(frameError, (&errorMsg{"denied"}).append(nil))
+		x.send(frameError, (&logErrorMsg{"denied"}).append(nil))
 		return nil
 	}
-	var reply recordsMsg
+	var reply logRecordsMsg
 	size := 1
 	for _, raw := range x.store.onPath(m.tip, m.from, m.to) {
 		size += 4 + len(raw)
@@ -292,7 +292,7 @@ func (x *exchange) onGet(body []byte) error {
 }
 
 func (x *exchange) onError(body []byte) error {
-	m, err := parseErrorMsg(body)
+	m, err := parseLogError(body)
 	if err != nil {
 		return err
 	}
@@ -307,7 +307,7 @@ func (x *exchange) onError(body []byte) error {
 // onRecords adds what was asked for. Where it does not join on to anything
 // known, the search goes further back.
 func (x *exchange) onRecords(body []byte) error {
-	m, err := parseRecords(body)
+	m, err := parseLogRecords(body)
 	if err != nil {
 		return err
 	}
@@ -336,7 +336,7 @@ func (x *exchange) onRecords(body []byte) error {
 }
 
 // checkRun reads records and demands that they are those asked for, in order.
-func checkRun(records [][]byte, asked *getMsg) ([]*trustRecord, error) {
+func checkRun(records [][]byte, asked *logGetMsg) ([]*trustRecord, error) {
 	var list []*trustRecord
 	for i, raw := range records {
 		rec, err := parseRecord(raw)

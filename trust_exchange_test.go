@@ -155,16 +155,16 @@ func TestTrustExchangeWithStrangers(t *testing.T) {
 		t.Error("a stranger was given records:", ea, eb)
 	}
 	err := trustTestScripted(t, whole, stranger, func(p *trustTestPeer) {
-		p.hello(helloMsg{acct: k.state.acct(), min: 1, max: 1})
+		p.hello(logHelloMsg{acct: k.state.acct(), min: 1, max: 1})
 		p.read(frameHello)
 		p.read(frameHello)
 		for range 3 {
-			p.write(frameGet, (&getMsg{k.state.head(), 0, 2}).append(nil))
+			p.write(frameGet, (&logGetMsg{k.state.head(), 0, 2}).append(nil))
 			if body := p.read(frameError); string(body) != "\x06denied" {
 				t.Errorf("answered with %q", body)
 			}
 		}
-		p.hello(helloMsg{acct: k.state.acct(), min: 1, max: 1})
+		p.hello(logHelloMsg{acct: k.state.acct(), min: 1, max: 1})
 	})
 	if err != nil {
 		t.Error(err)
@@ -264,12 +264,12 @@ func TestTrustExchangeErrors(t *testing.T) {
 	}{{true, "no-power", "\x08no-power"}, {false, "no-power", "\x06denied"}} {
 		v := trustTestStore(t, k, 2)
 		err := trustTestScripted(t, v, exchangeOpts{peerKnown: c.known}, func(p *trustTestPeer) {
-			p.hello(helloMsg{acct: k.state.acct(), tip: logTip{2, stmtHash{9}}, min: 1, max: 1})
+			p.hello(logHelloMsg{acct: k.state.acct(), tip: logTip{2, stmtHash{9}}, min: 1, max: 1})
 			p.read(frameHello)
-			if body := p.read(frameGet); !bytes.Equal(body, (&getMsg{stmtHash{9}, 2, 2}).append(nil)) {
+			if body := p.read(frameGet); !bytes.Equal(body, (&logGetMsg{stmtHash{9}, 2, 2}).append(nil)) {
 				t.Errorf("asked for %x", body)
 			}
-			p.write(frameRecords, (&recordsMsg{[][]byte{forged}}).append(nil))
+			p.write(frameRecords, (&logRecordsMsg{[][]byte{forged}}).append(nil))
 			if body := p.read(frameError); string(body) != c.told {
 				t.Errorf("told %q", body)
 			}
@@ -278,19 +278,19 @@ func TestTrustExchangeErrors(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	hello := helloMsg{acct: k.state.acct(), tip: logTip{1, k.state.head()}, min: 1, max: 1}
+	hello := logHelloMsg{acct: k.state.acct(), tip: logTip{1, k.state.head()}, min: 1, max: 1}
 	for name, c := range map[string]struct {
 		code   string
 		script func(p *trustTestPeer)
 	}{
 		"too new":         {"update", func(p *trustTestPeer) { h := hello; h.min, h.max = 2, 3; p.hello(h) }},
 		"too old":         {"update", func(p *trustTestPeer) { h := hello; h.min, h.max = 0, 0; p.hello(h) }},
-		"their error":     {"sig-invalid", func(p *trustTestPeer) { p.hello(hello); p.write(frameError, (&errorMsg{"sig-invalid"}).append(nil)) }},
-		"error at once":   {"denied", func(p *trustTestPeer) { p.write(frameError, (&errorMsg{"denied"}).append(nil)) }},
+		"their error":     {"sig-invalid", func(p *trustTestPeer) { p.hello(hello); p.write(frameError, (&logErrorMsg{"sig-invalid"}).append(nil)) }},
+		"error at once":   {"denied", func(p *trustTestPeer) { p.write(frameError, (&logErrorMsg{"denied"}).append(nil)) }},
 		"gone":            {"", func(p *trustTestPeer) { p.hello(hello) }},
 		"gone at once":    {"", func(p *trustTestPeer) {}},
-		"no hello":        {"", func(p *trustTestPeer) { p.write(frameGet, (&getMsg{}).append(nil)) }},
-		"records at once": {"", func(p *trustTestPeer) { p.write(frameRecords, (&recordsMsg{}).append(nil)) }},
+		"no hello":        {"", func(p *trustTestPeer) { p.write(frameGet, (&logGetMsg{}).append(nil)) }},
+		"records at once": {"", func(p *trustTestPeer) { p.write(frameRecords, (&logRecordsMsg{}).append(nil)) }},
 		"three hellos": {"", func(p *trustTestPeer) {
 			h := hello
 			h.tip = logTip{2, stmtHash{9}} // it asks, so that it is not over before the third
@@ -307,7 +307,7 @@ func TestTrustExchangeErrors(t *testing.T) {
 			p.hello(h)
 			p.read(frameHello)
 			p.read(frameGet)
-			p.write(frameRecords, (&recordsMsg{k.raws[:1]}).append(nil))
+			p.write(frameRecords, (&logRecordsMsg{k.raws[:1]}).append(nil))
 			p.read(frameError)
 		}},
 	} {
@@ -321,7 +321,7 @@ func TestTrustExchangeErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := trustTestHostile(t, none, func(p *trustTestPeer) { p.hello(helloMsg{min: 1, max: 1}); p.read(frameHello); p.read(frameError) }); codeOf(err) != "wrong-account" {
+	if err := trustTestHostile(t, none, func(p *trustTestPeer) { p.hello(logHelloMsg{min: 1, max: 1}); p.read(frameHello); p.read(frameError) }); codeOf(err) != "wrong-account" {
 		t.Error(err)
 	}
 }
@@ -332,24 +332,24 @@ func TestTrustExchangePeerWithoutRecords(t *testing.T) {
 	k.addDevice("attic")
 	v := trustTestStore(t, k, 1)
 	err := trustTestHostile(t, v, func(p *trustTestPeer) {
-		p.hello(helloMsg{acct: k.state.acct(), tip: logTip{5, stmtHash{9}}, min: 1, max: 1, branches: []logTip{{1, k.state.head()}, {maxRecords, stmtHash{8}}}})
+		p.hello(logHelloMsg{acct: k.state.acct(), tip: logTip{5, stmtHash{9}}, min: 1, max: 1, branches: []logTip{{1, k.state.head()}, {maxRecords, stmtHash{8}}}})
 		p.read(frameHello)
 		p.read(frameGet)
-		p.write(frameRecords, (&recordsMsg{}).append(nil)) // nothing of the first
+		p.write(frameRecords, (&logRecordsMsg{}).append(nil)) // nothing of the first
 		if body := p.read(frameGet); !bytes.HasPrefix(body, k.rawHash(1)) {
 			t.Errorf("asked for %x", body)
 		}
-		p.write(frameRecords, (&recordsMsg{k.raws[1:]}).append(nil))
+		p.write(frameRecords, (&logRecordsMsg{k.raws[1:]}).append(nil))
 		p.read(frameHello)
-		p.write(frameGet, (&getMsg{stmtHash{7}, 0, 9}).append(nil)) // it does not know that either
+		p.write(frameGet, (&logGetMsg{stmtHash{7}, 0, 9}).append(nil)) // it does not know that either
 		if body := p.read(frameRecords); !bytes.Equal(body, []byte{0}) {
 			t.Errorf("given %x", body)
 		}
-		p.write(frameGet, (&getMsg{k.state.head(), 1, 9}).append(nil))
-		if body := p.read(frameRecords); !bytes.Equal(body, (&recordsMsg{k.raws[1:]}).append(nil)) {
+		p.write(frameGet, (&logGetMsg{k.state.head(), 1, 9}).append(nil))
+		if body := p.read(frameRecords); !bytes.Equal(body, (&logRecordsMsg{k.raws[1:]}).append(nil)) {
 			t.Errorf("given %x", body)
 		}
-		p.hello(helloMsg{acct: k.state.acct(), min: 1, max: 1})
+		p.hello(logHelloMsg{acct: k.state.acct(), min: 1, max: 1})
 	})
 	if err != nil || v.state().head() != k.state.head() {
 		t.Error(err)

@@ -22,13 +22,13 @@ const (
 
 	maxFrame        = 64 << 10 // bytes of body
 	maxReplyRecords = 64
-	maxBuild        = 64
+	maxLogBuild     = 64
 	maxErrorCode    = 32
 
 	exchangeProto = 1 // the protocol that this program speaks
 )
 
-// A helloMsg says how far a log has come. It begins an exchange; the second one
+// A logHelloMsg says how far a log has come. It begins an exchange; the second one
 // says that the sender asks for nothing more. The body:
 //
 //	acct      32 bytes
@@ -41,7 +41,7 @@ const (
 //	             hash  32 bytes
 //
 // Bytes after the last branch are ignored: that is where fields are added.
-type helloMsg struct {
+type logHelloMsg struct {
 	acct     acctID
 	tip      logTip
 	min, max uint16
@@ -55,26 +55,26 @@ type logTip struct {
 	hash stmtHash
 }
 
-// A getMsg asks for records from…to on the way to a statement: 32 bytes of
+// A logGetMsg asks for records from…to on the way to a statement: 32 bytes of
 // hash, 8 bytes each of from and to.
-type getMsg struct {
+type logGetMsg struct {
 	tip      stmtHash
 	from, to uint64
 }
 
-// A recordsMsg answers a getMsg: a count (1 byte, at most 64), then each record
+// A logRecordsMsg answers a logGetMsg: a count (1 byte, at most 64), then each record
 // with its length (4 bytes). They begin at from and may end before to; none at
 // all means that there are none. No tail.
-type recordsMsg struct{ records [][]byte }
+type logRecordsMsg struct{ records [][]byte }
 
-// An errorMsg instead of records refuses to give any; at any other time it says
+// An logErrorMsg instead of records refuses to give any; at any other time it says
 // why its sender ends the exchange. A stable code of at most 32 letters and
 // dashes, with its length (1 byte). Bytes after it are ignored.
-type errorMsg struct{ code string }
+type logErrorMsg struct{ code string }
 
 var errFrameShort = errors.New("exchange: a frame cut short")
 
-func (m *helloMsg) append(b []byte) []byte {
+func (m *logHelloMsg) append(b []byte) []byte {
 	b = append(b, m.acct[:]...)
 	b = appendTip(b, m.tip)
 	b = binary.BigEndian.AppendUint16(b, m.min)
@@ -91,16 +91,16 @@ func appendTip(b []byte, tip logTip) []byte {
 	return append(binary.BigEndian.AppendUint64(b, tip.seq), tip.hash[:]...)
 }
 
-func parseHello(b []byte) (*helloMsg, error) {
+func parseLogHello(b []byte) (*logHelloMsg, error) {
 	s := cryptobyte.String(b)
-	m := new(helloMsg)
+	m := new(logHelloMsg)
 	var build cryptobyte.String
 	var count uint8
 	if !s.CopyBytes(m.acct[:]) || !readTip(&s, &m.tip) || !s.ReadUint16(&m.min) || !s.ReadUint16(&m.max) ||
 		!s.ReadUint8LengthPrefixed(&build) || !s.ReadUint8(&count) {
 		return nil, errFrameShort
 	}
-	if len(build) > maxBuild || count > maxBranches {
+	if len(build) > maxLogBuild || count > maxBranches {
 		return nil, fmt.Errorf("exchange: hello with a build of %d bytes and %d branches", len(build), count)
 	}
 	for _, c := range build {
@@ -123,15 +123,15 @@ func readTip(s *cryptobyte.String, tip *logTip) bool {
 	return s.ReadUint64(&tip.seq) && s.CopyBytes(tip.hash[:])
 }
 
-func (m *getMsg) append(b []byte) []byte {
+func (m *logGetMsg) append(b []byte) []byte {
 	b = append(b, m.tip[:]...)
 	b = binary.BigEndian.AppendUint64(b, m.from)
 	return binary.BigEndian.AppendUint64(b, m.to)
 }
 
-func parseGet(b []byte) (*getMsg, error) {
+func parseLogGet(b []byte) (*logGetMsg, error) {
 	s := cryptobyte.String(b)
-	m := new(getMsg)
+	m := new(logGetMsg)
 	if !s.CopyBytes(m.tip[:]) || !s.ReadUint64(&m.from) || !s.ReadUint64(&m.to) {
 		return nil, errFrameShort
 	}
@@ -141,7 +141,7 @@ func parseGet(b []byte) (*getMsg, error) {
 	return m, nil
 }
 
-func (m *recordsMsg) append(b []byte) []byte {
+func (m *logRecordsMsg) append(b []byte) []byte {
 	b = append(b, byte(len(m.records)))
 	for _, rec := range m.records {
 		b = appendSSHString(b, rec)
@@ -149,9 +149,9 @@ func (m *recordsMsg) append(b []byte) []byte {
 	return b
 }
 
-func parseRecords(b []byte) (*recordsMsg, error) {
+func parseLogRecords(b []byte) (*logRecordsMsg, error) {
 	s := cryptobyte.String(b)
-	m := new(recordsMsg)
+	m := new(logRecordsMsg)
 	var count uint8
 	if !s.ReadUint8(&count) {
 		return nil, errFrameShort
@@ -172,11 +172,11 @@ func parseRecords(b []byte) (*recordsMsg, error) {
 	return m, nil
 }
 
-func (m *errorMsg) append(b []byte) []byte {
+func (m *logErrorMsg) append(b []byte) []byte {
 	return append(append(b, byte(len(m.code))), m.code...)
 }
 
-func parseErrorMsg(b []byte) (*errorMsg, error) {
+func parseLogError(b []byte) (*logErrorMsg, error) {
 	s := cryptobyte.String(b)
 	var code cryptobyte.String
 	if !s.ReadUint8LengthPrefixed(&code) {
@@ -185,7 +185,7 @@ func parseErrorMsg(b []byte) (*errorMsg, error) {
 	if !inSet(string(code), maxErrorCode, "abcdefghijklmnopqrstuvwxyz0123456789-") {
 		return nil, errors.New("exchange: an error without a proper code")
 	}
-	return &errorMsg{string(code)}, nil
+	return &logErrorMsg{string(code)}, nil
 }
 
 func appendFrame(b []byte, typ byte, body []byte) []byte {

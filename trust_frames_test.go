@@ -16,13 +16,13 @@ type trustTestMsg interface{ append(b []byte) []byte }
 func trustTestParse(typ byte, body []byte) (trustTestMsg, error) {
 	switch typ {
 	case frameHello:
-		return trustTestAsMsg(parseHello(body))
+		return trustTestAsMsg(parseLogHello(body))
 	case frameGet:
-		return trustTestAsMsg(parseGet(body))
+		return trustTestAsMsg(parseLogGet(body))
 	case frameRecords:
-		return trustTestAsMsg(parseRecords(body))
+		return trustTestAsMsg(parseLogRecords(body))
 	case frameError:
-		return trustTestAsMsg(parseErrorMsg(body))
+		return trustTestAsMsg(parseLogError(body))
 	}
 	return nil, errors.New("no such type")
 }
@@ -42,14 +42,14 @@ func TestTrustFrameBytes(t *testing.T) {
 		msg  trustTestMsg
 		want string
 	}{
-		{"hello", frameHello, &helloMsg{acct: acctID(trustTestHash(0xaa)), tip: logTip{258, trustTestHash(0xbb)}, min: 1, max: 2, build: "v1",
+		{"hello", frameHello, &logHelloMsg{acct: acctID(trustTestHash(0xaa)), tip: logTip{258, trustTestHash(0xbb)}, min: 1, max: 2, build: "v1",
 			branches: []logTip{{3, trustTestHash(0xcc)}}},
 			"01 00000078 " + aa + " 0000000000000102 " + bb + " 0001 0002 02 7631 01 0000000000000003 " + strings.Repeat("cc", 32)},
-		{"empty hello", frameHello, &helloMsg{}, "01 0000004e " + strings.Repeat("00", 78)},
-		{"get", frameGet, &getMsg{trustTestHash(0xbb), 1, 64}, "02 00000030 " + bb + " 0000000000000001 0000000000000040"},
-		{"records", frameRecords, &recordsMsg{[][]byte{{1, 2}, {}}}, "03 0000000b 02 00000002 0102 00000000"},
-		{"no records", frameRecords, &recordsMsg{}, "03 00000001 00"},
-		{"error", frameError, &errorMsg{"denied"}, "04 00000007 06 64656e696564"},
+		{"empty hello", frameHello, &logHelloMsg{}, "01 0000004e " + strings.Repeat("00", 78)},
+		{"get", frameGet, &logGetMsg{trustTestHash(0xbb), 1, 64}, "02 00000030 " + bb + " 0000000000000001 0000000000000040"},
+		{"records", frameRecords, &logRecordsMsg{[][]byte{{1, 2}, {}}}, "03 0000000b 02 00000002 0102 00000000"},
+		{"no records", frameRecords, &logRecordsMsg{}, "03 00000001 00"},
+		{"error", frameError, &logErrorMsg{"denied"}, "04 00000007 06 64656e696564"},
 	} {
 		want, err := hex.DecodeString(strings.ReplaceAll(c.want, " ", ""))
 		if err != nil {
@@ -81,10 +81,10 @@ func TestTrustFrameBytes(t *testing.T) {
 }
 
 func TestTrustFrameMalformed(t *testing.T) {
-	hello := (&helloMsg{build: "v1"}).append(nil)
+	hello := (&logHelloMsg{build: "v1"}).append(nil)
 	at := 32 + 8 + 32 + 4
-	long := append(bytes.Clone(hello[:at]), maxBuild+1)
-	long = append(append(long, bytes.Repeat([]byte("x"), maxBuild+1)...), 0)
+	long := append(bytes.Clone(hello[:at]), maxLogBuild+1)
+	long = append(append(long, bytes.Repeat([]byte("x"), maxLogBuild+1)...), 0)
 	odd := bytes.Clone(hello)
 	odd[at+1] = '\n'
 	branches := bytes.Clone(hello)
@@ -98,12 +98,12 @@ func TestTrustFrameMalformed(t *testing.T) {
 		"long build":       {frameHello, long},
 		"build with lines": {frameHello, odd},
 		"nine branches":    {frameHello, branches},
-		"backwards":        {frameGet, (&getMsg{from: 2, to: 1}).append(nil)},
+		"backwards":        {frameGet, (&logGetMsg{from: 2, to: 1}).append(nil)},
 		"65 records":       {frameRecords, many},
-		"huge record":      {frameRecords, (&recordsMsg{[][]byte{make([]byte, maxRecord+1)}}).append(nil)},
-		"no code":          {frameError, (&errorMsg{""}).append(nil)},
-		"odd code":         {frameError, (&errorMsg{"a\x1bb"}).append(nil)},
-		"long code":        {frameError, (&errorMsg{strings.Repeat("a", maxErrorCode+1)}).append(nil)},
+		"huge record":      {frameRecords, (&logRecordsMsg{[][]byte{make([]byte, maxRecord+1)}}).append(nil)},
+		"no code":          {frameError, (&logErrorMsg{""}).append(nil)},
+		"odd code":         {frameError, (&logErrorMsg{"a\x1bb"}).append(nil)},
+		"long code":        {frameError, (&logErrorMsg{strings.Repeat("a", maxErrorCode+1)}).append(nil)},
 	} {
 		if _, err := trustTestParse(c.typ, c.body); err == nil {
 			t.Errorf("%s is accepted", name)
@@ -127,10 +127,10 @@ func TestTrustFrameMalformed(t *testing.T) {
 func FuzzParseFrame(f *testing.F) {
 	k := newTrustTestAcct(f)
 	for typ, m := range map[byte]trustTestMsg{
-		frameHello:   &helloMsg{acct: k.state.acct(), min: 1, max: 1, build: "x", branches: []logTip{{}}},
-		frameGet:     &getMsg{k.state.head(), 0, 63},
-		frameRecords: &recordsMsg{k.raws},
-		frameError:   &errorMsg{"denied"},
+		frameHello:   &logHelloMsg{acct: k.state.acct(), min: 1, max: 1, build: "x", branches: []logTip{{}}},
+		frameGet:     &logGetMsg{k.state.head(), 0, 63},
+		frameRecords: &logRecordsMsg{k.raws},
+		frameError:   &logErrorMsg{"denied"},
 	} {
 		f.Add(appendFrame(nil, typ, m.append(nil)))
 	}

@@ -1,0 +1,70 @@
+# The project's own commands. "make test" and "make demo" are the first two to know.
+
+GO          ?= go
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+BUILT_AT    ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
+LDFLAGS      = -s -w -X main.version=$(VERSION) -X main.builtAt=$(BUILT_AT)
+BUILD        = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+
+STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK  = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+# How long "make fuzz" spends on each target.
+FUZZTIME    ?= 1m
+
+.PHONY: build demo test slow check vet staticcheck modules layout cross size vuln fuzz mutants qemu clean
+
+build: ## the program for this machine: ./sessio
+	$(BUILD) -o sessio .
+
+demo: build ## coordinator, device and client on loopback, as a person would set them up
+	testdata/demo.sh ./sessio
+
+test: ## every test, with the race detector
+	testdata/tools.sh test
+	$(GO) test -race -timeout 20m ./...
+
+slow: ## what takes minutes: mutants, fuzzing, foreign processors
+	testdata/tools.sh slow
+	$(MAKE) mutants fuzz qemu
+
+check: ## format, vet, staticcheck, layout, linked modules, cross builds
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt: $$unformatted"; exit 1; fi
+	$(MAKE) vet staticcheck layout modules cross
+
+vet:
+	$(GO) vet ./...
+	GOOS=darwin $(GO) vet ./...
+	GOOS=windows $(GO) vet ./...
+
+# An address with a version leaves go.mod alone.
+staticcheck:
+	$(GO) run $(STATICCHECK) ./...
+	GOOS=windows $(GO) run $(STATICCHECK) -tests=false ./...
+
+layout:
+	$(GO) test -run '^TestLayout' .
+
+modules: ## only these may be in the binary
+	testdata/modules.sh
+
+cross: ## the program for every system it is made for: dist/
+	testdata/cross.sh '$(LDFLAGS)'
+
+size: ## figures against budgets; fails above
+	testdata/size.sh '$(LDFLAGS)'
+
+vuln: ## known vulnerabilities; needs the internet
+	$(GO) run $(GOVULNCHECK) ./...
+
+fuzz: ## each fuzz target for FUZZTIME
+	testdata/fuzz.sh $(FUZZTIME)
+
+mutants: ## each check of the trust log removed in turn: the tests must notice
+	testdata/mutants/run.sh
+
+qemu: ## the demo's walkthrough on emulated mipsle and arm
+	testdata/qemu.sh '$(LDFLAGS)'
+
+clean:
+	rm -rf sessio dist

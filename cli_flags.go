@@ -1,0 +1,237 @@
+package main
+
+// This file reads what a person typed: the verb, its flags before or after its
+// operands, and "--". It also writes the help, from the same table, so that
+// the two cannot differ.
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// A verb is one or more words after "sessio", and what they do.
+type verb struct {
+	name    string // "trust sign"
+	usage   string // flags and operands, as the help shows them
+	summary string // one line
+	more    string // further lines that -h shows, may be empty
+	// command is set where what follows the first operand is another
+	// program's command, flags and all, unless "--" stands somewhere.
+	command bool
+	// setup declares the flags and returns what to do once they are read.
+	setup func(f *flag.FlagSet) verbRun
+}
+
+// A verbRun does the verb's work.
+type verbRun func(ctx context.Context, p *program, o operands) error
+
+// A program is what a verb has to do with besides its flags.
+type program struct {
+	stdio
+	now func() time.Time
+}
+
+// operands are the words that are no flags. Those behind "--" stand apart.
+type operands struct {
+	before, after []string
+	dashed        bool // there was a "--"
+}
+
+// all are the operands of a verb to which "--" only says that no flag follows.
+func (o operands) all() []string { return append(o.before[:len(o.before):len(o.before)], o.after...) }
+
+// none is the error of a verb that takes no operands.
+func (o operands) none() error {
+	if all := o.all(); len(all) > 0 {
+		return usageError("%q is one word too many", all[0])
+	}
+	return nil
+}
+
+// one returns the only operand, which is called what in the error.
+func (o operands) one(what string) (string, error) {
+	all := o.all()
+	if len(all) == 0 {
+		return "", usageError("%s is missing", what)
+	}
+	if len(all) > 1 {
+		return "", usageError("%q is one word too many", all[1])
+	}
+	return all[0], nil
+}
+
+// findVerb returns the verb with the longest name that args begin with, and
+// the words behind it.
+func findVerb(table []verb, args []string) (v *verb, rest []string) {
+	used := 0
+	for i := range table {
+		words := strings.Fields(table[i].name)
+		if len(words) > used && len(words) <= len(args) && strings.Join(args[:len(words)], " ") == table[i].name {
+			v, used = &table[i], len(words)
+		}
+	}
+	return v, args[used:]
+}
+
+// verbsUnder are the verbs whose names begin with the words.
+func verbsUnder(table []verb, words string) (list []verb) {
+	for _, v := range table {
+		if words == "" || v.name == words || strings.HasPrefix(v.name, words+" ") {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
+func newFlagSet(name string) *flag.FlagSet {
+	f := flag.NewFlagSet(name, flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	return f
+}
+
+// runVerb reads flags and operands and does what they say.
+func (v *verb) runVerb(ctx context.Context, p *program, args []string) error {
+	f := newFlagSet(v.name)
+	run := v.setup(f)
+	o, err := v.parse(f, args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, err := io.WriteString(p.out, v.help())
+		return err
+	}
+	if err == nil {
+		err = run(ctx, p, o)
+	}
+	if exitStatus(err) == 2 && hintOf(err) == "" {
+		err = withHint(err, "usage: sessio %s", strings.TrimSpace(v.name+" "+v.usage))
+	}
+	return err
+}
+
+// parse reads args; flags may stand on either side of operands.
+func (v *verb) parse(f *flag.FlagSet, args []string) (o operands, err error) {
+	greedy := v.command && !hasDashes(args)
+	for {
+		if err := f.Parse(args); err != nil {
+			return o, flagError(err)
+		}
+		rest := f.Args()
+		switch read := len(args) - len(rest); {
+		case read > 0 && args[read-1] == "--":
+			o.after, o.dashed = rest, true
+			return o, nil
+		case len(rest) == 0:
+			return o, nil
+		case greedy && len(o.before) > 0:
+			o.before = append(o.before, rest...)
+			return o, nil
+		}
+		o.before = append(o.before, rest[0])
+		args = rest[1:]
+	}
+}
+
+func hasDashes(args []string) bool {
+	for _, a := range args {
+		if a == "--" {
+			return true
+		}
+	}
+	return false
+}
+
+// flagError makes wrong usage of what package flag says.
+func flagError(err error) error {
+	if errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	text := err.Error()
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: "); ok {
+		return usageError("there is no flag %s", name)
+	}
+	return usageError("%s", text)
+}
+
+// help is what -h shows.
+func (v *verb) help() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "usage: sessio %s\n\n%s.\n", strings.TrimSpace(v.name+" "+v.usage), upperFirst(v.summary))
+	if v.more != "" {
+		fmt.Fprintf(&b, "\n%s\n", strings.TrimSpace(v.more))
+	}
+	f := newFlagSet(v.name)
+	v.setup(f)
+	b.WriteString(flagHelp(f))
+	return b.String()
+}
+
+// flagHelp lists flags with what they do.
+func flagHelp(f *flag.FlagSet) string {
+	var b strings.Builder
+	f.VisitAll(func(fl *flag.Flag) {
+		if b.Len() == 0 {
+			b.WriteString("\nflags:\n")
+		}
+		value, text := flag.UnquoteUsage(fl)
+		head := "-" + fl.Name
+		if value != "" {
+			head += " " + value
+		}
+		if len(head) > 18 {
+			fmt.Fprintf(&b, "  %s\n  %-18s  %s\n", head, "", text)
+		} else {
+			fmt.Fprintf(&b, "  %-18s  %s\n", head, text)
+		}
+	})
+	return b.String()
+}
+
+func upperFirst(s string) string {
+	if s == "" {
+		return s
+	}
+	return strings.ToUpper(s[:1]) + s[1:]
+}
+
+// A stateDir is the flag -dir. Which directory an unset one means is found out
+// when it is asked.
+type stateDir struct{ flag *string }
+
+func dirFlag(f *flag.FlagSet) stateDir {
+	return stateDir{f.String("dir", "", "state `directory`; else $SESSIO_DIR, else ~/.sessio")}
+}
+
+// path is absolute: what is printed from it must be good anywhere.
+func (d stateDir) path() (string, error) {
+	dir := *d.flag
+	if dir == "" {
+		dir = os.Getenv("SESSIO_DIR")
+	}
+	if dir == "" {
+		return defaultDir()
+	}
+	return filepath.Abs(dir)
+}
+
+// isDefault reports whether neither flag nor environment names a directory.
+func (d stateDir) isDefault() bool { return *d.flag == "" && os.Getenv("SESSIO_DIR") == "" }
+
+// defaultDir is ~/.sessio. Services are often started without $HOME.
+func defaultDir() (string, error) {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		u, lookupErr := user.Current()
+		if lookupErr != nil || u.HomeDir == "" {
+			return "", withHint(fmt.Errorf("no home directory for ~/.sessio: %w", err), "name a directory with -dir")
+		}
+		home = u.HomeDir
+	}
+	return filepath.Join(home, ".sessio"), nil
+}

@@ -1,0 +1,305 @@
+package main
+
+// This file is the verb forward start: local ports whose connections come out
+// at the device. The listeners stay while the connection to the device is lost
+// and made again.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+type forwardArgs struct {
+	device string // or user@device
+	user   string // of -l
+	specs  []forwardSpec
+}
+
+// parseForwardOperands reads DEVICE SPEC….
+func parseForwardOperands(operands []string, user string) (forwardArgs, error) {
+	if len(operands) < 2 {
+		return forwardArgs{}, usageError("forward start needs a device and [BIND:]PORT:HOST:PORT")
+	}
+	t, err := parseTarget(operands[0], user)
+	if err != nil {
+		return forwardArgs{}, err
+	}
+	args := forwardArgs{device: t.device, user: t.login}
+	for _, s := range operands[1:] {
+		f, err := parseForwardSpec(s)
+		if err != nil {
+			return forwardArgs{}, err
+		}
+		args.specs = append(args.specs, f)
+	}
+	return args, nil
+}
+
+// A forwarder serves all forwards of one verb over one connection at a time.
+type forwarder struct {
+	op     sshOpener
+	target target
+	log    io.Writer // what people should know while it runs
+	slots  chan struct{}
+
+	mu     sync.Mutex
+	client *sshClient    // guarded by mu; nil while there is none
+	change chan struct{} // guarded by mu; closed when client changes
+}
+
+// maxForwarded is how many connections are forwarded at once; more wait
+// unaccepted. Each costs up to 2 MiB of window in the worst case.
+const maxForwarded = 256
+
+// cmdForward returns when ctx ends, on a signal, or when the device says no
+// for good. Once it has printed its lines, the ports answer.
+func cmdForward(ctx context.Context, op sshOpener, files stdio, args forwardArgs) error {
+	t, err := parseTarget(args.device, args.user)
+	if err != nil {
+		return err
+	}
+	for _, f := range args.specs {
+		if f.remote.path != "" {
+			return usageError("forward %q: a Unix socket on the device cannot be reached yet, a port can", f)
+		}
+	}
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	fw := &forwarder{op: op, target: t, log: files.err,
+		slots: make(chan struct{}, maxForwarded), change: make(chan struct{})}
+	first, err := dialSSH(ctx, op, t.device, t.login)
+	if err != nil {
+		return err
+	}
+	listeners, err := listenAll(args.specs)
+	if err != nil {
+		first.close()
+		return err
+	}
+	for _, l := range listeners {
+		fmt.Fprintf(files.out, "forwarding %s to %s on %s\n", l.Addr(), l.spec.remote, first.device)
+	}
+	return fw.serve(ctx, first, listeners)
+}
+
+// serve accepts until ctx ends or no connection can be had any more.
+func (fw *forwarder) serve(ctx context.Context, first *sshClient, listeners []forwardListener) error {
+	ctx, end := context.WithCancelCause(ctx)
+	var loops sync.WaitGroup
+	loops.Go(func() { end(fw.keepConnected(ctx, first)) })
+	for _, l := range listeners {
+		unhook := context.AfterFunc(ctx, func() { l.Close() })
+		defer unhook()
+		loops.Go(func() { end(fw.accept(ctx, l, &loops)) })
+	}
+	loops.Wait()
+	return endedBy(ctx)
+}
+
+// keepConnected makes the connection again whenever it is lost, until ctx ends
+// or the device refuses for a reason that time does not heal.
+func (fw *forwarder) keepConnected(ctx context.Context, client *sshClient) error {
+	for {
+		fw.set(client)
+		unhook := context.AfterFunc(ctx, func() { client.wire.Close() })
+		client.Wait()
+		unhook()
+		lost := client.lost()
+		fw.set(nil)
+		client.close()
+		if ctx.Err() != nil {
+			return endedBy(ctx)
+		}
+		fw.say("%v; connecting again", lost)
+		var err error
+		if client, err = fw.redial(ctx); err != nil {
+			return err
+		}
+		fw.say("connected to %s again", client.device)
+	}
+}
+
+// redial tries until it succeeds, ctx ends or the refusal is final.
+func (fw *forwarder) redial(ctx context.Context) (*sshClient, error) {
+	for try := 0; ; try++ {
+		client, err := dialSSH(ctx, fw.op, fw.target.device, fw.target.login)
+		if err == nil || ctx.Err() != nil || isFinal(err) {
+			return client, err
+		}
+		pause := time.NewTimer(redialPause(try))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return nil, endedBy(ctx)
+		}
+	}
+}
+
+// redialPause doubles from a tenth of a second to half a minute: a link that
+// comes back is used at once, one that does not costs little.
+func redialPause(try int) time.Duration {
+	const first, last = 100 * time.Millisecond, 30 * time.Second
+	return min(first<<min(try, 20), last)
+}
+
+// isFinal reports whether err is a verdict, which no repetition changes.
+func isFinal(err error) bool {
+	switch codeOf(err) {
+	case "host-key", "user", "denied", "role", "revoked", "expired", "unknown-device", "key-mismatch":
+		return true
+	}
+	e := (*exitError)(nil)
+	return errors.As(err, &e)
+}
+
+func (fw *forwarder) set(client *sshClient) {
+	fw.mu.Lock()
+	defer fw.mu.Unlock()
+	fw.client = client
+	close(fw.change)
+	fw.change = make(chan struct{})
+}
+
+// say tells the person at the terminal, in one Write.
+func (fw *forwarder) say(format string, args ...any) {
+	fmt.Fprintf(fw.log, "sessio: %s\n", printable(fmt.Sprintf(format, args...)))
+}
+
+// maxForwardWait is how long an accepted connection waits for a lost link to
+// come back before it is reset.
+const maxForwardWait = 20 * time.Second
+
+// connected returns the live connection to the device, and waits for one.
+func (fw *forwarder) connected(ctx context.Context) (*sshClient, error) {
+	for {
+		fw.mu.Lock()
+		client, change := fw.client, fw.change
+		fw.mu.Unlock()
+		if client != nil && client.lost() == nil {
+			return client, nil
+		}
+		select {
+		case <-change:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// accept serves one listener. Its connections are counted in loops.
+func (fw *forwarder) accept(ctx context.Context, l forwardListener, loops *sync.WaitGroup) error {
+	for {
+		select {
+		case fw.slots <- struct{}{}:
+		case <-ctx.Done():
+			return endedBy(ctx)
+		}
+		conn, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return endedBy(ctx)
+			}
+			return fmt.Errorf("listening on %s: %w", l.Addr(), err)
+		}
+		loops.Go(func() {
+			defer func() { <-fw.slots }()
+			defer conn.Close()
+			if err := fw.forward(ctx, conn, l.spec.remote); err != nil && ctx.Err() == nil {
+				fw.say("%s to %s: %v", l.Addr(), l.spec.remote, err)
+			}
+		})
+	}
+}
+
+// forward carries one connection. What cannot be carried to its end is reset,
+// so that nobody takes a part for the whole.
+func (fw *forwarder) forward(ctx context.Context, conn net.Conn, to forwardEnd) error {
+	patience, stop := context.WithTimeoutCause(ctx, maxForwardWait, errors.New("no link"))
+	defer stop()
+	client, err := fw.connected(patience)
+	if err != nil {
+		resetConn(conn)
+		return err
+	}
+	host, port := originOf(conn)
+	ch, requests, err := client.OpenChannel("direct-tcpip", ssh.Marshal(directTCPMsg{to.host, uint32(to.port), host, port}))
+	if err != nil {
+		resetConn(conn)
+		if refused := (*ssh.OpenChannelError)(nil); errors.As(err, &refused) {
+			return fmt.Errorf("%s: %s: %q", client.device, refused.Reason, refused.Message)
+		}
+		return client.lost()
+	}
+	unhook := context.AfterFunc(ctx, func() { conn.Close() })
+	defer unhook()
+	joinChannel(client, ch, requests, conn)
+	return nil
+}
+
+// joinChannel copies both ways, each with its own end, until both have ended
+// or the far end has closed the channel.
+func joinChannel(client *sshClient, ch ssh.Channel, requests <-chan *ssh.Request, conn net.Conn) {
+	defer ch.Close()
+	var ways sync.WaitGroup
+	down := make(chan struct{})
+	ways.Go(func() {
+		defer close(down)
+		writeErr, _ := copyChunks(conn, ch)
+		switch {
+		case client.lost() != nil:
+			resetConn(conn)
+		case writeErr != nil:
+			ch.Close()
+		default:
+			closeWriteConn(conn)
+		}
+	})
+	ways.Go(func() {
+		writeErr, readErr := copyChunks(ch, conn)
+		if readErr != nil {
+			ch.Close() // the reader there must not take it for an end
+		} else if writeErr == nil {
+			ch.CloseWrite()
+		}
+	})
+	ways.Go(func() {
+		ssh.DiscardRequests(requests) // ends when the channel is closed
+		<-down
+		conn.Close()
+	})
+	ways.Wait()
+}
+
+// originOf is where a connection came from, as the channel request wants it.
+func originOf(conn net.Conn) (host string, port uint32) {
+	host, p, err := net.SplitHostPort(conn.RemoteAddr().String())
+	if err != nil {
+		return "127.0.0.1", 0 // a Unix socket: ssh sends the like
+	}
+	n, _ := strconv.ParseUint(p, 10, 16)
+	return host, uint32(n)
+}
+
+func closeWriteConn(conn net.Conn) {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
+		return
+	}
+	conn.Close()
+}
+
+func resetConn(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	conn.Close()
+}

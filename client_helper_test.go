@@ -1,0 +1,254 @@
+//go:build !windows
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+)
+
+// TestSSHCHelper is the program under test in a process of its own, started by
+// the other tests. It prints errors as main does.
+func TestSSHCHelper(t *testing.T) {
+	verb := os.Getenv("SSHC_VERB")
+	if verb == "" {
+		t.Skip("run by other tests")
+	}
+	hostKey, _, _, _, err := ssh.ParseAuthorizedKey([]byte(os.Getenv("SSHC_HOSTKEY")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := os.ReadFile(os.Getenv("SSHC_KEYFILE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.ParsePrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := &sshcPeer{addr: os.Getenv("SSHC_ADDR"), hostKey: hostKey, userKey: signer,
+		users: strings.Split(os.Getenv("SSHC_USERS"), ","), name: "attic"}
+	files := stdio{os.Stdin, os.Stdout, os.Stderr}
+	line, ctx := os.Getenv("SSHC_LINE"), context.Background()
+	switch verb {
+	case "shell":
+		err = cmdShell(ctx, op, files, shellArgs{device: "attic"})
+	case "run":
+		err = cmdRun(ctx, op, files, runArgs{devices: []string{"attic"}, line: line})
+	case "run -t":
+		err = cmdRun(ctx, op, files, runArgs{devices: []string{"attic"}, line: line, tty: true})
+	case "proxy":
+		err = cmdProxy(ctx, op, files, proxyArgs{device: "attic"})
+	case "forward":
+		var f forwardSpec
+		if f, err = parseForwardSpec(line); err == nil {
+			err = cmdForward(ctx, op, files, forwardArgs{device: "attic", specs: []forwardSpec{f}})
+		}
+	case "panic":
+		tty := terminalOf(files)
+		if err := tty.makeRaw(); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println("raw now")
+		var b [1]byte
+		os.Stdin.Read(b[:])
+		go tty.guard(func() { panic("boom") })
+		select {}
+	}
+	if e := (*exitError)(nil); err != nil && !(errors.As(err, &e) && e.err == nil) {
+		fmt.Fprintf(os.Stderr, "sessio: %v\n", err)
+	}
+	os.Exit(exitStatus(err))
+}
+
+// sshcHelper prepares such a process for verb on p.
+func sshcHelper(p *sshcPeer, verb, line string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], "-test.run=^TestSSHCHelper$")
+	cmd.Env = append(os.Environ(), "SSHC_VERB="+verb, "SSHC_LINE="+line, "SSHC_ADDR="+p.addr,
+		"SSHC_HOSTKEY="+string(ssh.MarshalAuthorizedKey(p.hostKey)), "SSHC_KEYFILE="+p.keyFile,
+		"SSHC_USERS="+strings.Join(p.users, ","), "TERM=vt220", "PS1=$ ", "ENV=", "GOTRACEBACK=all")
+	return cmd
+}
+
+// sshcPatience bounds every wait for what must come.
+const sshcPatience = 30 * time.Second
+
+// An sshcTerminal is a pseudo-terminal and the person at it.
+type sshcTerminal struct {
+	t      testing.TB
+	screen *os.File // the person's side
+	tty    *os.File // the program's side
+	before unix.Termios
+
+	mu    sync.Mutex
+	shown []byte        // guarded by mu; all output not yet expected
+	more  chan struct{} // has a value when shown has grown
+}
+
+func sshcOpenTerminal(t testing.TB) *sshcTerminal {
+	t.Helper()
+	screen, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	term := &sshcTerminal{t: t, screen: screen, tty: tty, more: make(chan struct{}, 1)}
+	term.size(97, 31)
+	term.before = term.modes()
+	var loop sync.WaitGroup
+	loop.Go(func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := screen.Read(buf)
+			term.mu.Lock()
+			term.shown = append(term.shown, buf[:n]...)
+			term.mu.Unlock()
+			select {
+			case term.more <- struct{}{}:
+			default:
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	t.Cleanup(func() {
+		tty.Close()
+		screen.Close()
+		loop.Wait()
+	})
+	return term
+}
+
+func (s *sshcTerminal) size(cols, rows uint16) {
+	s.t.Helper()
+	if err := pty.Setsize(s.screen, &pty.Winsize{Cols: cols, Rows: rows, X: cols * 8, Y: rows * 16}); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *sshcTerminal) modes() unix.Termios {
+	s.t.Helper()
+	tio, err := unix.IoctlGetTermios(int(s.tty.Fd()), ioctlGetModes)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return *tio
+}
+
+// restored fails the test unless the terminal is as it was found.
+func (s *sshcTerminal) restored() {
+	s.t.Helper()
+	if now := s.modes(); now != s.before {
+		s.t.Errorf("terminal modes left as\n%+v, were\n%+v", now, s.before)
+	}
+}
+
+func (s *sshcTerminal) raw() bool { return s.modes().Lflag&unix.ICANON == 0 }
+
+func (s *sshcTerminal) keys(text string) {
+	s.t.Helper()
+	if _, err := s.screen.WriteString(text); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// expect waits until text has been shown, and forgets all up to its end.
+func (s *sshcTerminal) expect(text string) {
+	s.t.Helper()
+	late := time.After(sshcPatience)
+	for {
+		s.mu.Lock()
+		i := bytes.Index(s.shown, []byte(text))
+		if i >= 0 {
+			s.shown = s.shown[i+len(text):]
+		}
+		shown := string(s.shown)
+		s.mu.Unlock()
+		if i >= 0 {
+			return
+		}
+		select {
+		case <-s.more:
+		case <-late:
+			s.t.Fatalf("waited for %q, the screen shows %q", text, shown)
+		}
+	}
+}
+
+// start runs cmd with this as its controlling terminal, on those of the three
+// files that cmd has not set.
+func (s *sshcTerminal) start(cmd *exec.Cmd) *sshcProcess {
+	s.t.Helper()
+	ctty := 0
+	if cmd.Stdin == nil {
+		cmd.Stdin = s.tty
+	} else {
+		ctty = 2
+	}
+	if cmd.Stdout == nil {
+		cmd.Stdout = s.tty
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = s.tty
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: ctty}
+	return sshcStart(s.t, cmd)
+}
+
+// An sshcProcess is a started helper.
+type sshcProcess struct {
+	t    testing.TB
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+func sshcStart(t testing.TB, cmd *exec.Cmd) *sshcProcess {
+	t.Helper()
+	// A test run in the background may ignore these, and the program would
+	// inherit that: ours are caught while it starts.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGINT, syscall.SIGHUP, syscall.SIGTERM)
+	err := cmd.Start()
+	signal.Stop(caught)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &sshcProcess{t, cmd, make(chan struct{})}
+	go func() { cmd.Wait(); close(p.done) }()
+	t.Cleanup(func() { cmd.Process.Kill(); <-p.done })
+	return p
+}
+
+// status waits for the end; -1 is death by signal.
+func (p *sshcProcess) status() int {
+	p.t.Helper()
+	select {
+	case <-p.done:
+		return p.cmd.ProcessState.ExitCode()
+	case <-time.After(sshcPatience):
+		p.cmd.Process.Signal(syscall.SIGQUIT)
+		p.t.Fatal("the program does not end")
+		return -1
+	}
+}
+
+func (p *sshcProcess) signal(sig os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		p.t.Fatal(err)
+	}
+}

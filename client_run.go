@@ -1,0 +1,183 @@
+package main
+
+// This file is the verb run: a command on one device as if it ran here, or on
+// several at once with every line marked by its device.
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+)
+
+type runArgs struct {
+	devices []string // each DEVICE or user@DEVICE
+	line    string   // for the remote shell
+	tty     bool     // -t: a pty
+	jobs    int      // -j: devices at once, 0 for the default
+	user    string   // of -l
+}
+
+// defaultJobs is how many devices run at once: each holds a connection and a
+// few buffers, some 200 KiB.
+const defaultJobs = 16
+
+// parseRunOperands reads what stood before a "--" and, where there was one,
+// after it. Without it the first operand is the device, the rest the command.
+func parseRunOperands(before, after []string, dashed bool) (devices []string, line string, err error) {
+	if !dashed && len(before) > 0 {
+		before, after = before[:1], before[1:]
+	}
+	if len(before) == 0 {
+		return nil, "", usageError("run needs a device and a command")
+	}
+	if len(after) == 0 {
+		return nil, "", withHint(usageError("run needs a command after the device"), "sessio shell %s opens a shell", before[0])
+	}
+	return before, commandLine(after), nil
+}
+
+func cmdRun(ctx context.Context, op sshOpener, files stdio, args runArgs) error {
+	targets := make([]target, len(args.devices))
+	for i, d := range args.devices {
+		t, err := parseTarget(d, args.user)
+		if err != nil {
+			return err
+		}
+		targets[i] = t
+	}
+	spec := sessionSpec{command: args.line, env: sessionEnv(os.Environ())}
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	switch {
+	case len(targets) == 0 || args.line == "":
+		return usageError("run needs a device and a command")
+	case len(targets) > 1 && args.tty:
+		return usageError("-t is for one device")
+	case len(targets) > 1:
+		return runMany(ctx, op, files, targets, spec, args.jobs)
+	case args.tty:
+		spec.pty = ptyRequestFor(files)
+		return runSession(ctx, op, targets[0], spec, streamsOf(files))
+	}
+	st := streams{out: files.out, err: files.err}
+	if files.in != nil {
+		st.in = newStdinReader(files.in)
+	}
+	return runSession(ctx, op, targets[0], spec, st)
+}
+
+// runMany runs spec on every target, at most jobs at once, without input. It
+// ends with the worst status of all.
+func runMany(ctx context.Context, op sshOpener, files stdio, targets []target, spec sessionSpec, jobs int) error {
+	if jobs <= 0 {
+		jobs = defaultJobs
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	var lines sync.Mutex // whole lines go out
+	var runs sync.WaitGroup
+	status := make([]int, len(targets))
+	slots := make(chan struct{}, jobs)
+	for i, t := range targets {
+		slots <- struct{}{}
+		runs.Go(func() {
+			defer func() { <-slots }()
+			status[i] = runOne(ctx, op, files, t, spec, &lines, end)
+		})
+	}
+	runs.Wait()
+	if ctx.Err() != nil {
+		return endedBy(ctx)
+	}
+	worst := 0
+	for _, s := range status {
+		worst = max(worst, s)
+	}
+	if worst != 0 {
+		return &exitError{status: worst} // its reason is printed
+	}
+	return nil
+}
+
+// runOne runs spec on one of several targets and prints what went wrong in
+// the manner of main, marked like the other lines. A broken standard output
+// ends all runs.
+func runOne(ctx context.Context, op sshOpener, files stdio, t target, spec sessionSpec, lines *sync.Mutex, end context.CancelCauseFunc) int {
+	if ctx.Err() != nil {
+		return 255
+	}
+	out := &prefixWriter{lines: lines, w: files.out, prefix: t.device + ": ",
+		broken: func(err error) { end(brokenOutput(err)) }}
+	errs := &prefixWriter{lines: lines, w: files.err, prefix: t.device + ": "}
+	err := runSession(ctx, op, t, spec, streams{out: out, err: errs})
+	if ctx.Err() != nil {
+		return 255
+	}
+	out.flush()
+	var e *exitError
+	if said := errors.As(err, &e) && e.err == nil; err != nil && !said {
+		fmt.Fprintf(errs, "sessio: %s\n", printable(err.Error()))
+		if hint := hintOf(err); hint != "" {
+			fmt.Fprintf(errs, "hint: %s\n", printable(hint))
+		}
+	}
+	errs.flush()
+	return exitStatus(err)
+}
+
+// maxPrefixedLine is the longest line in bytes that is held back until its
+// end; longer ones are cut, each piece marked.
+const maxPrefixedLine = 64 << 10
+
+// A prefixWriter marks every line. It writes whole lines only, each in one
+// Write under the lock that all of them share.
+type prefixWriter struct {
+	lines  *sync.Mutex
+	w      io.Writer
+	prefix string
+	broken func(error) // told when w takes no more; may be nil
+	buf    []byte      // prefix and an unfinished line, or empty
+}
+
+func (p *prefixWriter) Write(b []byte) (int, error) {
+	for rest := b; len(rest) > 0; {
+		if len(p.buf) == 0 {
+			p.buf = append(p.buf, p.prefix...)
+		}
+		n := bytes.IndexByte(rest, '\n') + 1
+		if n == 0 {
+			n = len(rest)
+		}
+		n = min(n, maxPrefixedLine+len(p.prefix)-len(p.buf))
+		p.buf = append(p.buf, rest[:n]...)
+		rest = rest[n:]
+		if p.buf[len(p.buf)-1] == '\n' || len(p.buf) == maxPrefixedLine+len(p.prefix) {
+			if err := p.flush(); err != nil {
+				return len(b) - len(rest), err
+			}
+		}
+	}
+	return len(b), nil
+}
+
+// flush writes an unfinished line and finishes it.
+func (p *prefixWriter) flush() error {
+	if len(p.buf) == 0 {
+		return nil
+	}
+	if p.buf[len(p.buf)-1] != '\n' {
+		p.buf = append(p.buf, '\n')
+	}
+	p.lines.Lock()
+	defer p.lines.Unlock()
+	_, err := p.w.Write(p.buf)
+	p.buf = p.buf[:0]
+	if err != nil && p.broken != nil {
+		p.broken(err)
+	}
+	return err
+}

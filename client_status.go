@@ -1,0 +1,275 @@
+package main
+
+// This file is the verb status: this machine, its coordinator, the devices of
+// the account and the links to them.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// A statusSelf is this machine. In -json each line has its kind in "type":
+// self, coordinator, device, waiting or link.
+type statusSelf struct {
+	Type    string   `json:"type"`
+	Name    string   `json:"name,omitempty"`
+	Device  string   `json:"device"`
+	Account string   `json:"account"`
+	State   string   `json:"state"` // signed, unsigned, revoked
+	Roles   []string `json:"roles,omitempty"`
+	Seq     uint64   `json:"seq"`
+	Head    string   `json:"head"` // words
+	Running bool     `json:"running"`
+}
+
+type statusCoordinator struct {
+	Type    string `json:"type"`
+	Address string `json:"address"`
+	Answers bool   `json:"answers"`
+	Error   string `json:"error,omitempty"`
+	// Observed is where it sees this verb's socket.
+	Observed string `json:"observed,omitempty"`
+}
+
+type statusDevice struct {
+	Type     string     `json:"type"`
+	Name     string     `json:"name"`
+	Device   string     `json:"device"`
+	Online   *bool      `json:"online,omitempty"` // not known without the coordinator
+	LastSeen *time.Time `json:"last_seen,omitempty"`
+	Roles    []string   `json:"roles,omitempty"`
+	Users    []string   `json:"users,omitempty"`
+	Signed   bool       `json:"signed"`
+	Version  string     `json:"version,omitempty"`
+}
+
+type statusLink struct {
+	Type string `json:"type"`
+	linkStatus
+}
+
+// A statusReport is all of it.
+type statusReport struct {
+	self    statusSelf
+	coord   statusCoordinator
+	devices []statusDevice
+	links   []linkStatus
+}
+
+func statusVerb() verb {
+	return verb{name: "status", usage: "[-json] [-v]", summary: "this machine, the coordinator and the account's devices",
+		more: "A path is shown for devices that the sessio -device process beside this verb has\na link to; -v shows those links one by one.",
+		setup: func(f *flag.FlagSet) verbRun {
+			dir := dirFlag(f)
+			asJSON := f.Bool("json", false, "one JSON object a line")
+			verbose := f.Bool("v", false, "the links too")
+			return func(ctx context.Context, p *program, o operands) error {
+				if err := o.none(); err != nil {
+					return err
+				}
+				return withClient(ctx, p, dir, false, func(ctx context.Context, c *client) error {
+					r := c.report(ctx, p.now())
+					if *asJSON {
+						return r.writeJSON(p)
+					}
+					return r.writeText(p, *verbose, p.now())
+				})
+			}
+		}}
+}
+
+// statusWait bounds asking the coordinator.
+const statusWait = 5 * time.Second
+
+func (c *client) report(ctx context.Context, now time.Time) *statusReport {
+	ctx, stop := context.WithTimeout(ctx, statusWait)
+	defer stop()
+	a, _ := c.trust.anchor()
+	r := &statusReport{coord: statusCoordinator{Type: "coordinator", Address: a.coordAddr}}
+	var seen map[deviceID]memberStatus
+	var waiting []pendingJoin
+	err := c.withCoord(ctx, func(cc *coordClient) error {
+		who, err := cc.whoami(ctx)
+		if err != nil {
+			return err
+		}
+		r.coord.Answers, r.coord.Observed = true, who.observed.String()
+		seen, waiting, err = c.askStatus(ctx, cc, a.acct)
+		return err
+	})
+	if err != nil {
+		r.coord.Error = err.Error()
+	}
+	_, links, lentErr := lentStatus(ctx, c.dir)
+	r.links = links
+	r.self = c.selfStatus(a.acct, !errors.Is(lentErr, errNoLender))
+	r.devices = c.deviceStatuses(now, seen, waiting)
+	return r
+}
+
+// askStatus brings the log up to date and asks who is online, and what waits
+// where this machine may know.
+func (c *client) askStatus(ctx context.Context, cc *coordClient, acct acctID) (map[deviceID]memberStatus, []pendingJoin, error) {
+	if err := fetchInto(ctx, cc, c.trust); err != nil {
+		return nil, nil, err
+	}
+	_, err := c.trust.state().judge(c.id.keys, "client", c.trust.now())
+	var waiting []pendingJoin
+	if err == nil {
+		if waiting, err = cc.pending(ctx, acct); err != nil {
+			return nil, nil, err
+		}
+	} else if codeOf(err) != "role" {
+		return nil, nil, nil // not in the log: it may know nothing more
+	}
+	list, err := cc.devices(ctx, acct)
+	seen := map[deviceID]memberStatus{}
+	for _, d := range list {
+		seen[d.id] = d.status
+	}
+	return seen, waiting, err
+}
+
+func (c *client) selfStatus(acct acctID, running bool) statusSelf {
+	st := c.trust.state()
+	s := statusSelf{Type: "self", Device: string(c.id.keys.deviceID()), Account: acct.String(), State: "unsigned",
+		Seq: st.seq(), Head: headWords(st.head()), Running: running}
+	if dev, ok := st.device(c.id.keys.deviceID()); ok {
+		s.Name, s.Roles, s.State = dev.name, dev.roles, "signed"
+		if dev.revoked {
+			s.State = "revoked"
+		}
+	}
+	return s
+}
+
+func (c *client) deviceStatuses(now time.Time, seen map[deviceID]memberStatus, waiting []pendingJoin) (out []statusDevice) {
+	for _, dev := range c.trust.state().devices() {
+		d := statusDevice{Type: "device", Name: dev.name, Device: string(dev.id), Roles: dev.roles, Users: dev.users, Signed: true}
+		if m, ok := seen[dev.id]; ok {
+			d.see(now, m)
+		}
+		out = append(out, d)
+	}
+	for _, j := range waiting {
+		d := statusDevice{Type: "waiting", Name: j.name, Device: string(j.keys.deviceID())}
+		out = append(out, d)
+	}
+	return out
+}
+
+func (d *statusDevice) see(now time.Time, m memberStatus) {
+	d.Online, d.Version = &m.online, m.build
+	if m.silent != never {
+		at := now.Add(-time.Duration(m.silent) * time.Second).UTC().Truncate(time.Second)
+		d.LastSeen = &at
+	}
+}
+
+func (r *statusReport) writeJSON(p *program) error {
+	lines := []any{r.self, r.coord}
+	for _, d := range r.devices {
+		lines = append(lines, d)
+	}
+	for _, l := range r.links {
+		lines = append(lines, statusLink{"link", l})
+	}
+	enc := json.NewEncoder(p.out)
+	for _, l := range lines {
+		if err := enc.Encode(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *statusReport) writeText(p *program, verbose bool, now time.Time) error {
+	name := r.self.Name
+	if name == "" {
+		name = r.self.Device
+	}
+	fmt.Fprintf(p.out, "this machine: %s, %s%s; log at record %d, %s\n", printable(name), r.self.State, roleText(r.self.Roles), r.self.Seq, r.self.Head)
+	if r.coord.Answers {
+		fmt.Fprintf(p.out, "coordinator:  %s, sees us at %s\n", r.coord.Address, r.coord.Observed)
+	} else {
+		fmt.Fprintf(p.out, "coordinator:  %s\n", printable(r.coord.Error))
+	}
+	if r.coord.Answers && r.coord.Error != "" {
+		fmt.Fprintf(p.out, "              %s\n", printable(r.coord.Error))
+	}
+	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "\nDEVICE\tSTATE\tROLES\tSIGNED\tVERSION\tPATH")
+	for _, d := range r.devices {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(d.Name), d.stateText(now), dash(strings.Join(d.Roles, ",")), signedText(d), dash(printable(d.Version)), r.pathText(d.Device))
+	}
+	if err := w.Flush(); err != nil || !verbose {
+		return err
+	}
+	return r.writeLinks(p, now)
+}
+
+func (r *statusReport) writeLinks(p *program, now time.Time) error {
+	if !r.self.Running {
+		_, err := fmt.Fprintln(p.out, "\nno sessio -device runs here: verbs make links of their own")
+		return err
+	}
+	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "\nLINK\tDEVICE\tPATH\tRTT\tSINCE\tMOVES\tSTREAMS")
+	for _, l := range r.links {
+		path := "held, no path"
+		if l.Path != "" {
+			path = l.Kind + " " + l.Path
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.1f ms\t%s\t%d\t%d\n", l.Link, dash(l.Name), path, l.RTT, sayDuration(now.Sub(l.Since)), l.Moves, l.Streams)
+	}
+	return w.Flush()
+}
+
+func roleText(roles []string) string {
+	if len(roles) == 0 {
+		return ""
+	}
+	return ", " + strings.Join(roles, " and ")
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func signedText(d statusDevice) string {
+	if d.Signed {
+		return "yes"
+	}
+	return "waiting"
+}
+
+func (d statusDevice) stateText(now time.Time) string {
+	switch {
+	case d.Online == nil:
+		return "-"
+	case *d.Online:
+		return "online"
+	case d.LastSeen == nil:
+		return "offline"
+	}
+	return "seen " + sayDuration(now.Sub(*d.LastSeen)) + " ago"
+}
+
+// pathText is the newest path to a device.
+func (r *statusReport) pathText(device string) string {
+	for _, l := range r.links {
+		if l.Device == device && l.Path != "" {
+			return fmt.Sprintf("%s %s %.1f ms", l.Kind, l.Path, l.RTT)
+		}
+	}
+	return "-"
+}

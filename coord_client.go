@@ -1,0 +1,256 @@
+package main
+
+// This file is a device's side of requests to the coordinator: a stream of the
+// connection for each. Nothing that the coordinator says of an account is
+// believed here; records are judged by who asked for them.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"golang.org/x/crypto/ssh"
+)
+
+// coordTimeout bounds one request where ctx does not.
+const coordTimeout = 20 * time.Second
+
+// A coordClient asks over a connection whose other end has proved the
+// coordinator's keys. It does not own the connection.
+type coordClient struct{ conn *quic.Conn }
+
+func newCoordClient(conn *quic.Conn) *coordClient { return &coordClient{conn} }
+
+// ask sends a request and returns the body of the reply. What the coordinator
+// refuses comes back as a coded error.
+func (c *coordClient) ask(ctx context.Context, op byte, q payload) ([]byte, error) {
+	ctx, stop := context.WithTimeout(ctx, coordTimeout)
+	defer stop()
+	st, err := c.conn.OpenStreamSync(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("asking the coordinator: %w", err)
+	}
+	defer context.AfterFunc(ctx, func() {
+		st.CancelRead(0)
+		st.CancelWrite(0)
+	})()
+	status, body, err := askStream(st, op, q.append(nil))
+	st.CancelRead(0) // what follows the reply is not wanted
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("asking the coordinator: %w", err)
+	}
+	if status == statusDone {
+		return body, nil
+	}
+	no, err := parseFailure(body)
+	if err != nil {
+		return nil, fmt.Errorf("the coordinator's refusal: %w", err)
+	}
+	return nil, coded(plainText(no.code), "the coordinator says: %s", plainText(no.text))
+}
+
+// askStream sends a request and reads the reply. Close of a QUIC stream closes
+// the writing end only.
+func askStream(st io.ReadWriteCloser, op byte, body []byte) (status byte, reply []byte, err error) {
+	if len(body) > maxCoordBody {
+		return 0, nil, fmt.Errorf("a request of %d bytes, at most %d", len(body), maxCoordBody)
+	}
+	// A coordinator that is busy answers without reading to the end.
+	unsent := errors.Join(writeCoordFrame(st, op, body), st.Close())
+	status, reply, err = readCoordFrame(st)
+	if err != nil && unsent != nil {
+		err = unsent
+	}
+	return status, reply, err
+}
+
+// plainText makes bytes from the other side fit for a terminal.
+func plainText(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r > 0x7e {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// asked parses the reply of ask.
+func asked[A any](c *coordClient, ctx context.Context, op byte, q payload, parse func([]byte) (A, error)) (a A, err error) {
+	body, err := c.ask(ctx, op, q)
+	if err != nil {
+		return a, err
+	}
+	if a, err = parse(body); err != nil {
+		return a, fmt.Errorf("the coordinator's answer: %w", err)
+	}
+	return a, nil
+}
+
+// create makes an account of its first records. Asked again with the same
+// records it is well.
+func (c *coordClient) create(ctx context.Context, claim claimSecret, records [][]byte) error {
+	if len(records) > maxCreateRecords {
+		return fmt.Errorf("%d records to make an account of, at most %d", len(records), maxCreateRecords)
+	}
+	_, err := asked(c, ctx, opCreate, &createMsg{claim, records}, parseHeadMsg)
+	return err
+}
+
+// fetchEach gives take the account's raw records from number from on, page by
+// page: what take refuses ends it, so that a coordinator that sends without end
+// costs one page. recovery is the account's recovery key, for a machine that is
+// not in the log; else nil.
+func (c *coordClient) fetchEach(ctx context.Context, acct acctID, from uint64, recovery ssh.Signer, take func(records [][]byte) error) error {
+	var proof []byte
+	var err error
+	if recovery != nil {
+		if proof, err = c.fetchProof(acct, recovery); err != nil {
+			return err
+		}
+	}
+	for {
+		page, err := asked(c, ctx, opFetch, &fetchMsg{acct, from, proof}, parseFetched)
+		if err != nil {
+			return err
+		}
+		if err := take(page.records); err != nil {
+			return err
+		}
+		from += uint64(len(page.records))
+		switch {
+		case from > page.head.seq:
+			return nil
+		case len(page.records) == 0:
+			return fmt.Errorf("the coordinator holds back record %d, and says that there are more", from)
+		}
+	}
+}
+
+// fetchAll returns what fetchEach gets, with its numbers in order and nothing
+// else judged.
+func (c *coordClient) fetchAll(ctx context.Context, acct acctID, from uint64, recovery ssh.Signer) (records [][]byte, err error) {
+	err = c.fetchEach(ctx, acct, from, recovery, func(page [][]byte) error {
+		for _, raw := range page {
+			rec, err := parseRecord(raw)
+			if err != nil {
+				return err
+			}
+			if seq := from + uint64(len(records)); rec.stmt.seq != seq || seq >= maxRecords {
+				return fmt.Errorf("the coordinator sends record %d where %d was asked for", rec.stmt.seq, seq)
+			}
+			records = append(records, raw)
+		}
+		return nil
+	})
+	return records, err
+}
+
+// fetchInto gets what the store's log lacks. The store judges it.
+func fetchInto(ctx context.Context, c *coordClient, t *trustStore) error {
+	a, ok := t.anchor()
+	if !ok {
+		return errors.New("this machine belongs to no account yet")
+	}
+	var from uint64
+	if s := t.state(); s != nil {
+		from = s.seq() + 1
+	}
+	var beside error
+	err := c.fetchEach(ctx, a.acct, from, nil, func(page [][]byte) error {
+		res, err := t.addAll(page, false)
+		from += uint64(len(page))
+		switch n := res.appended + res.kept; {
+		case n > 0 && (codeOf(err) == "fork" || codeOf(err) == "time-future"):
+			beside = err // what stands beside the log may go on: removals count even there
+		case err != nil:
+			return err
+		case n < len(page) && t.count() < from: // nor has anybody else brought them meanwhile
+			return fmt.Errorf("the coordinator sends records that are here already, and not number %d", t.count())
+		}
+		return nil
+	})
+	return errors.Join(err, beside)
+}
+
+// fetchProof signs that this connection's peer may read the account's log.
+func (c *coordClient) fetchProof(acct acctID, recovery ssh.Signer) ([]byte, error) {
+	key, err := channelKey(c.conn)
+	if err != nil {
+		return nil, err
+	}
+	return signSSHSig(recovery, fetchNamespace, fetchProofBytes(acct, key))
+}
+
+// channelKey is the same at both ends of this connection and of no other.
+func channelKey(conn *quic.Conn) ([]byte, error) {
+	tls := conn.ConnectionState().TLS
+	return tls.ExportKeyingMaterial(fetchExporter, nil, 32)
+}
+
+// append adds a record to the account's log. Code stale-head: it does not
+// follow the log's head.
+func (c *coordClient) append(ctx context.Context, acct acctID, record []byte) error {
+	_, err := asked(c, ctx, opAppend, &appendMsg{acct, record}, parseHeadMsg)
+	return err
+}
+
+// ticket lets the bearer of secret join within life.
+func (c *coordClient) ticket(ctx context.Context, acct acctID, secret ticketSecret, life time.Duration) error {
+	_, err := c.ask(ctx, opTicket, &ticketMsg{acct, hashTicket(secret), uint32(life / time.Second)})
+	return err
+}
+
+// join asks for a signature. signed: this machine is in the log already. Asked
+// again with the same ticket it is well.
+func (c *coordClient) join(ctx context.Context, me publicKeys, acct acctID, secret ticketSecret, name, login string) (signed bool, err error) {
+	if err := checkJoinNames(name, login); err != nil {
+		return false, err
+	}
+	joined, err := asked(c, ctx, opJoin, &joinMsg{acct, hashTicket(secret), name, login, joinProof(secret, acct, me, name, login)}, parseJoined)
+	if err != nil {
+		return false, err
+	}
+	return joined.signed, nil
+}
+
+// pending lists what waits for a signature: claims of the coordinator's, until
+// proved by the ticket.
+func (c *coordClient) pending(ctx context.Context, acct acctID) ([]pendingJoin, error) {
+	m, err := asked(c, ctx, opPending, &acctMsg{acct}, parsePending)
+	if err != nil {
+		return nil, err
+	}
+	return m.joins, nil
+}
+
+// provedBy reports whether the joiner had the secret and asked for exactly
+// this.
+func (m *pendingJoin) provedBy(secret ticketSecret, acct acctID) bool {
+	return m.ticket == hashTicket(secret) && m.proof == joinProof(secret, acct, m.keys, m.name, m.login)
+}
+
+// devices says who is online.
+func (c *coordClient) devices(ctx context.Context, acct acctID) ([]deviceSeen, error) {
+	m, err := asked(c, ctx, opDevices, &acctMsg{acct}, parseDevices)
+	if err != nil {
+		return nil, err
+	}
+	return m.devices, nil
+}
+
+// whoami says how the coordinator sees us, and its time.
+func (c *coordClient) whoami(ctx context.Context) (*whoamiMsg, error) {
+	return asked(c, ctx, opWhoami, noMsg{}, parseWhoami)
+}
+
+// coordKeys are the coordinator's keys, as the connection has proved them.
+func (c *coordClient) coordKeys() (publicKeys, error) {
+	return keysOfCert(c.conn.ConnectionState().TLS.PeerCertificates[0].Raw)
+}

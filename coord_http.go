@@ -1,0 +1,53 @@
+package main
+
+// This file answers HTTP at the coordinator: whether it lives, and in one page
+// of plain text what to do next. Nothing secret is behind it.
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+// httpDrain is how long answers under way may take when the coordinator stops.
+const httpDrain = 250 * time.Millisecond
+
+// serveCoordHTTP answers on ln until ctx ends, and closes ln.
+func serveCoordHTTP(ctx context.Context, ln net.Listener, page string) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, "ok\n") })
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, page) })
+	srv := &http.Server{
+		Handler:           http.MaxBytesHandler(mux, 4<<10),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      10 * time.Second,
+		IdleTimeout:       30 * time.Second,
+		MaxHeaderBytes:    8 << 10,
+	}
+	// Shutdown waits for answers under way; Serve returns as soon as it begins.
+	done := make(chan struct{})
+	defer context.AfterFunc(ctx, func() {
+		defer close(done)
+		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), httpDrain)
+		defer stop()
+		if srv.Shutdown(ctx) != nil {
+			srv.Close()
+		}
+	})()
+	err := srv.Serve(ln)
+	if errors.Is(err, http.ErrServerClosed) {
+		<-done
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func writePlain(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	io.WriteString(w, text) // an error means that the client has gone
+}

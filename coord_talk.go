@@ -1,0 +1,276 @@
+package main
+
+// This file is a device's side of the conversation with its coordinator by
+// sealed datagrams: beats that keep it known, calls that ask for an
+// introduction, and what the coordinator says by itself (rings, news).
+//
+// Like punch.go it owns no goroutine and no clock: its owner calls tick when
+// next says so, and serialises all calls.
+
+import (
+	"crypto/rand"
+	mrand "math/rand/v2"
+	"net/netip"
+	"time"
+)
+
+const (
+	// beatEvery keeps the NAT's hole to the coordinator open, and presence
+	// with it; up to a fifth is taken off at random, never added.
+	beatEvery = 25 * time.Second
+	// callRetry paces an unanswered call: 50, 100, 200, 400 ms, then each second.
+	callRetry = 50 * ms
+)
+
+// beatRetry is when an unanswered beat is sent again.
+var beatRetry = []time.Duration{1 * time.Second, 2 * time.Second, 4 * time.Second}
+
+// A coordTalk is the conversation. Callbacks are called from handle, and must
+// not call back into it.
+type coordTalk struct {
+	box   *sealBox
+	addrs []netip.AddrPort // where the coordinator may be, as its name resolved
+	at    udpSource        // the one that answered last; no addr = none yet
+	send  func(b []byte, to udpSource)
+
+	beating bool // keep presence
+	serves  bool // our process may be rung
+	cookie  cookie
+	cands   func() []netip.AddrPort
+
+	observed netip.AddrPort // where the coordinator sees us
+	heardAt  time.Time      // when it last proved to be there
+	offset   time.Duration  // its clock minus ours, when last heard
+	nextBeat time.Time
+	tries    int // beats since the last answer
+	calls    map[callID]*coordCall
+
+	onHead    func(seq uint64, head [32]byte) // its log's head
+	onRing    func(now time.Time, m *ringMsg)
+	onRefused func(m *refuseMsg) // a beat was refused
+	rings     map[callID]time.Time
+}
+
+// A coordCall is one call under way.
+type coordCall struct {
+	msg  callMsg
+	next time.Time
+	sent int
+	// answered calls stay until they are hung up: that the ring is silent
+	// comes later.
+	answered bool
+	answer   func(now time.Time, m *answerMsg)
+	refuse   func(now time.Time, m *refuseMsg)
+}
+
+func ourProto() protoRange { return protoRange{protoMin, protoMax, buildVersion()} }
+
+// known reports whether the coordinator has answered within the last minute.
+func (c *coordTalk) known(now time.Time) bool {
+	return !c.heardAt.IsZero() && now.Sub(c.heardAt) < time.Minute
+}
+
+// tick sends what is due and says when it wants to be called again.
+func (c *coordTalk) tick(now time.Time) (next time.Time) {
+	if c.beating {
+		if !c.nextBeat.After(now) {
+			c.beat(now)
+		}
+		next = c.nextBeat
+	}
+	for _, call := range c.calls {
+		if call.answered {
+			continue
+		}
+		if !call.next.After(now) {
+			c.sendCall(now, call)
+		}
+		next = earlier(next, call.next)
+	}
+	for id, at := range c.rings {
+		if now.Sub(at) > time.Minute {
+			delete(c.rings, id)
+		}
+	}
+	return next
+}
+
+// beatSoon makes the next beat due: an address has changed, or a process has
+// begun to serve.
+func (c *coordTalk) beatSoon() { c.nextBeat, c.tries = time.Time{}, 0 }
+
+func (c *coordTalk) beat(now time.Time) {
+	c.transmit(msgBeat, &beatMsg{proto: ourProto(), serves: c.serves, cookie: c.cookie, cands: c.cands()}, 0)
+	if c.tries < len(beatRetry) {
+		c.nextBeat = now.Add(beatRetry[c.tries])
+	} else {
+		c.at = udpSource{} // try every address again
+		c.nextBeat = now.Add(beatEvery - mrand.N(beatEvery/5))
+	}
+	c.tries++
+}
+
+// leave tells the coordinator that this process ends: callers then hear at
+// once that the device is offline. A lost one costs them a wait.
+func (c *coordTalk) leave() {
+	if c.beating && c.at.addr.IsValid() {
+		c.transmit(msgBeat, &beatMsg{proto: ourProto(), leaves: true, cookie: c.cookie}, 0)
+	}
+}
+
+// transmit sends to where the coordinator answered last, else everywhere.
+func (c *coordTalk) transmit(kind byte, p payload, pad int) {
+	b, _ := c.box.pack(kind, p, pad)
+	if c.at.addr.IsValid() {
+		c.send(b, c.at)
+		return
+	}
+	for _, a := range c.addrs {
+		c.send(b, udpSource{addr: a})
+	}
+}
+
+// call asks to be introduced to target. Either answer is called once, and
+// refuse perhaps later with reason refuseSilent, or refuse alone. The caller
+// hangs up.
+func (c *coordTalk) call(now time.Time, target deviceID, answer func(time.Time, *answerMsg), refuse func(time.Time, *refuseMsg)) callID {
+	var id callID
+	rand.Read(id[:])
+	call := &coordCall{
+		msg:    callMsg{proto: ourProto(), call: id, target: target, cands: c.cands()},
+		answer: answer, refuse: refuse,
+	}
+	c.calls[id] = call
+	c.sendCall(now, call)
+	return id
+}
+
+// hangUp ends a call.
+func (c *coordTalk) hangUp(id callID) { delete(c.calls, id) }
+
+func (c *coordTalk) sendCall(now time.Time, call *coordCall) {
+	call.msg.cookie = c.cookie
+	c.transmit(msgCall, &call.msg, maxDatagram)
+	call.next = now.Add(min(callRetry<<min(call.sent, 5), time.Second))
+	call.sent++
+}
+
+// handle takes a body that came sealed from the coordinator's path key.
+func (c *coordTalk) handle(now time.Time, h msgHead, rest []byte, from udpSource) {
+	if h.receiver != c.box.mine {
+		return
+	}
+	if h.kind == msgHello {
+		c.hello(now, h, rest, from)
+		return
+	}
+	if c.box.theirs == (instanceID{}) {
+		c.adopt(h.sender)
+	}
+	if c.box.accept(h) != nil {
+		return
+	}
+	c.at, c.heardAt = from, now
+	switch h.kind {
+	case msgBeatAck:
+		c.beatAck(now, rest)
+	case msgAnswer:
+		c.answered(now, h, rest)
+	case msgRefuse:
+		c.refused(now, rest)
+	case msgRing:
+		c.ring(now, h, rest)
+	case msgNews:
+		if m, err := parseNews(rest); err == nil {
+			c.ack(h)
+			c.onHead(m.seq, m.head)
+		}
+	}
+}
+
+func (c *coordTalk) adopt(theirs instanceID) {
+	c.box.theirs, c.box.window = theirs, replayWindow{}
+}
+
+// hello tells the coordinator's instance: it has restarted, or never heard of
+// ours. A beat follows at once, and so does every call.
+func (c *coordTalk) hello(now time.Time, h msgHead, rest []byte, from udpSource) {
+	m, err := parseHello(rest)
+	if err != nil {
+		return
+	}
+	if h.sender != c.box.theirs {
+		c.adopt(h.sender)
+	}
+	if !c.box.window.fresh(h.counter) {
+		return
+	}
+	c.cookie, c.at, c.heardAt = m.cookie, from, now
+	if c.beating {
+		c.beatSoon()
+	}
+	for _, call := range c.calls {
+		call.next, call.sent = now, 0
+	}
+	c.tick(now)
+}
+
+func (c *coordTalk) beatAck(now time.Time, rest []byte) {
+	m, err := parseBeatAck(rest)
+	if err != nil {
+		return
+	}
+	c.observed, c.cookie, c.tries = m.observed, m.cookie, 0
+	c.offset = time.Unix(m.time, 0).Sub(now)
+	c.nextBeat = now.Add(beatEvery - mrand.N(beatEvery/5))
+	if m.seq != never {
+		c.onHead(m.seq, m.head)
+	}
+}
+
+func (c *coordTalk) answered(now time.Time, h msgHead, rest []byte) {
+	m, err := parseAnswer(rest)
+	if err != nil {
+		return
+	}
+	c.ack(h)
+	c.observed = m.caller
+	if call := c.calls[m.call]; call != nil && !call.answered {
+		call.answered = true
+		call.answer(now, m)
+	}
+}
+
+func (c *coordTalk) refused(now time.Time, rest []byte) {
+	m, err := parseRefuse(rest)
+	if err != nil {
+		return
+	}
+	if call := c.calls[m.call]; call != nil {
+		if m.reason != refuseSilent {
+			delete(c.calls, m.call)
+		}
+		call.refuse(now, m)
+	} else if m.call == (callID{}) && c.onRefused != nil {
+		c.onRefused(m)
+	}
+}
+
+// ring is acknowledged every time and acted on once.
+func (c *coordTalk) ring(now time.Time, h msgHead, rest []byte) {
+	m, err := parseRing(rest)
+	if err != nil {
+		return
+	}
+	c.ack(h)
+	if _, seen := c.rings[m.call]; seen || !c.serves || len(c.rings) >= maxRings {
+		return
+	}
+	c.rings[m.call] = now
+	c.onRing(now, m)
+}
+
+// maxRings bounds the rings remembered for a minute, about 64 bytes each.
+const maxRings = 1024
+
+func (c *coordTalk) ack(h msgHead) { c.transmit(msgAck, &ackMsg{h.counter}, 0) }

@@ -1,0 +1,268 @@
+package main
+
+// This file lends the links of a running -device process to the verbs beside
+// it, over a Unix socket in the state directory that only its owner may use.
+// A request is one line of JSON; the answer is one line of JSON, or several,
+// and for an SSH stream the stream's bytes after it.
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+const (
+	lendSocket = "sessio.sock"
+	// maxLendLine bounds a request and an answer, in bytes.
+	maxLendLine = 64 << 10
+	// maxLent bounds the connections at once, each two goroutines and 64 KiB.
+	maxLent = 256
+)
+
+// A lendRequest asks for one thing of Op: ssh, ping or status.
+type lendRequest struct {
+	Op     string `json:"op"`
+	Device string `json:"device,omitempty"` // its id
+}
+
+// A lendAnswer says how it went.
+type lendAnswer struct {
+	Error string `json:"error,omitempty"`
+	Code  string `json:"code,omitempty"`
+	Hint  string `json:"hint,omitempty"`
+
+	Ping  *pingResult  `json:"ping,omitempty"`
+	Links []linkStatus `json:"links,omitempty"`
+	Self  *nodeStatus  `json:"self,omitempty"`
+}
+
+func answerOf(err error) lendAnswer {
+	if err == nil {
+		return lendAnswer{}
+	}
+	return lendAnswer{Error: err.Error(), Code: codeOf(err), Hint: hintOf(err)}
+}
+
+func (a lendAnswer) err() error {
+	if a.Error == "" {
+		return nil
+	}
+	err := errors.New(a.Error)
+	if a.Code != "" {
+		err = coded(a.Code, "%s", a.Error)
+	}
+	if a.Hint != "" {
+		err = withHint(err, "%s", a.Hint)
+	}
+	return err
+}
+
+// A lender serves the socket.
+type lender struct {
+	node *node
+	ln   net.Listener
+}
+
+// listenLend makes the socket anew; the caller holds the directory's role
+// lock, so what is there is a dead process's.
+func listenLend(dir string) (net.Listener, error) {
+	path, done, err := lendPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := os.Remove(filepath.Join(dir, lendSocket)); err != nil && !os.IsNotExist(err) {
+		return nil, err
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("socket for the verbs: %w", err)
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := os.Chmod(filepath.Join(dir, lendSocket), 0o600); err != nil {
+		ln.Close()
+		return nil, err
+	}
+	return ln, nil
+}
+
+// serve answers until ctx ends, and then removes the socket.
+func (l *lender) serve(ctx context.Context, dir string) {
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer os.Remove(filepath.Join(dir, lendSocket))
+	context.AfterFunc(ctx, func() { l.ln.Close() })
+	slots := make(chan struct{}, maxLent)
+	for {
+		c, err := l.ln.Accept()
+		if err != nil {
+			return
+		}
+		uc := c.(*net.UnixConn)
+		if !ownPeer(uc) {
+			c.Close()
+			continue
+		}
+		slots <- struct{}{}
+		conns.Go(func() {
+			defer func() { <-slots }()
+			defer uc.Close()
+			l.answer(ctx, uc)
+		})
+	}
+}
+
+func (l *lender) answer(ctx context.Context, c *net.UnixConn) {
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	in := bufio.NewReaderSize(c, maxLendLine)
+	line, err := in.ReadSlice('\n')
+	if err != nil {
+		return
+	}
+	c.SetReadDeadline(time.Time{})
+	var r lendRequest
+	if err := json.Unmarshal(line, &r); err != nil {
+		writeLine(c, answerOf(fmt.Errorf("request: %w", err)))
+		return
+	}
+	switch r.Op {
+	case "ssh":
+		l.lendSSH(ctx, c, in, deviceID(r.Device))
+	case "ping":
+		res, err := l.node.pingDevice(ctx, deviceID(r.Device))
+		a := answerOf(err)
+		a.Ping = res
+		writeLine(c, a)
+	case "status":
+		self := l.node.status()
+		writeLine(c, lendAnswer{Self: &self, Links: l.node.linkStatuses()})
+	default:
+		writeLine(c, answerOf(fmt.Errorf("unknown request %q", r.Op)))
+	}
+}
+
+func writeLine(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
+
+// lendSSH joins the verb to an SSH stream. The first bytes of the device are
+// awaited before the answer, for a refusal comes in their place; what the verb
+// sends meanwhile is on its way already.
+func (l *lender) lendSSH(ctx context.Context, c *net.UnixConn, in *bufio.Reader, id deviceID) {
+	s, err := l.node.openSSHByID(ctx, id)
+	if err != nil {
+		writeLine(c, answerOf(err))
+		return
+	}
+	defer s.Close()
+	up := make(chan struct{})
+	go func() {
+		defer close(up)
+		io.Copy(s, in)
+		s.CloseWrite()
+	}()
+	first := make([]byte, 4096)
+	n, err := s.Read(first)
+	if n == 0 {
+		if err == io.EOF {
+			err = errors.New("the device closed the stream at once")
+		}
+		writeLine(c, answerOf(err))
+	} else if writeLine(c, lendAnswer{}) == nil {
+		if _, err := c.Write(first[:n]); err == nil {
+			_, err = io.Copy(c, s)
+			if err == nil {
+				c.CloseWrite()
+				waitFor(ctx, up)
+			}
+		}
+	}
+	c.Close()
+	s.Close()
+	<-up
+}
+
+func waitFor(ctx context.Context, done <-chan struct{}) {
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// askLend sends one request to the process of dir. errNoLender: there is none.
+func askLend(ctx context.Context, dir string, r lendRequest) (*lentConn, error) {
+	path, done, err := lendPath(dir)
+	if err != nil {
+		return nil, errNoLender
+	}
+	defer done()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, errNoLender
+	}
+	if err := writeLine(c, r); err != nil {
+		c.Close()
+		return nil, errNoLender
+	}
+	return &lentConn{UnixConn: c.(*net.UnixConn)}, nil
+}
+
+var errNoLender = errors.New("no sessio -device runs here")
+
+// A lentConn is a stream lent by the device process. Its answer line is read
+// before the first byte, and an error in it is the error of that Read.
+type lentConn struct {
+	*net.UnixConn
+	mu  sync.Mutex
+	in  *bufio.Reader // guarded by mu: after the answer line
+	err error         // guarded by mu: what the answer said
+}
+
+// readAnswer reads the answer line.
+func (c *lentConn) readAnswer() (a lendAnswer, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.readAnswerLocked()
+}
+
+func (c *lentConn) readAnswerLocked() (a lendAnswer, err error) {
+	c.in = bufio.NewReaderSize(c.UnixConn, maxLendLine)
+	line, err := c.in.ReadSlice('\n')
+	if err != nil {
+		return a, fmt.Errorf("the sessio -device process beside this one went away: %w", err)
+	}
+	if err := json.Unmarshal(line, &a); err != nil {
+		return a, fmt.Errorf("answer of the device process: %w", err)
+	}
+	return a, a.err()
+}
+
+func (c *lentConn) Read(b []byte) (int, error) {
+	c.mu.Lock()
+	if c.in == nil {
+		_, c.err = c.readAnswerLocked()
+	}
+	in, err := c.in, c.err
+	c.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	return in.Read(b)
+}

@@ -1,0 +1,364 @@
+package main
+
+// This file is one link: the QUIC connection between two processes, whatever
+// path it takes. Both ends have shown their identity in TLS; the log says what
+// the peer may do. A peer that the log does not know may exchange records of
+// the log, and nothing else.
+
+import (
+	"context"
+	"encoding/hex"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"golang.org/x/crypto/ssh"
+)
+
+// A linkOwner is what a link needs of the process that it lives in.
+type linkOwner interface {
+	// judge asks the log whether a peer may act in a role now; "" is any.
+	judge(keys publicKeys, role string) (signedDevice, error)
+	deviceOf(id deviceID) (signedDevice, bool)
+	// exchangeOn runs one exchange of the log with a peer.
+	exchangeOn(ctx context.Context, rw exchangeStream, peer publicKeys) error
+	// addrsOf are the addresses of the path that a link takes now.
+	addrsOf(l *link) (local, remote netip.AddrPort)
+}
+
+// A link is one connection. Its streams are SSH connections, exchanges of the
+// log and control requests.
+type link struct {
+	id     string // the same at both ends
+	owner  linkOwner
+	ssh    *sshServer // nil: may not be entered
+	tokens *sessionTable
+	logf   func(level int, format string, args ...any)
+	conn   *quic.Conn
+	proc   *peerProc
+	peer   publicKeys
+	device deviceID
+	dialed bool
+	opened time.Time
+
+	questioned time.Time // guarded by the owner's lock: when asked whether it still lives
+
+	mu      sync.Mutex
+	token   sessionToken         // guarded by mu: the newest
+	uses    map[sessionToken]int // guarded by mu: our streams by token
+	streams int                  // guarded by mu: SSH streams, both directions
+	pulls   sync.WaitGroup       // goroutines that serve it
+	cause   error                // guarded by mu: why it ended
+	known   chan struct{}        // closed when the first exchange of the log is over
+	knownAt sync.Once
+}
+
+// linkQUIC is the configuration of links. Liveness is punch.go's to judge:
+// QUIC's own idle clock would end a link whose lid is closed for the night.
+func linkQUIC(small bool) *quic.Config {
+	c := &quic.Config{
+		HandshakeIdleTimeout:       15 * time.Second, // hard NATs take up to 12
+		MaxIdleTimeout:             30 * 24 * time.Hour,
+		InitialPacketSize:          1200, // 1280 with DF never arrives behind a small MTU
+		MaxIncomingStreams:         1024,
+		MaxIncomingUniStreams:      -1,
+		MaxStreamReceiveWindow:     6 << 20,
+		MaxConnectionReceiveWindow: 15 << 20,
+	}
+	if small {
+		c.MaxStreamReceiveWindow, c.MaxConnectionReceiveWindow = 1<<20, 3<<19
+	}
+	return c
+}
+
+// newLink dresses a connection whose handshake is over. Its owner sets ssh,
+// tokens and logf.
+func newLink(owner linkOwner, conn *quic.Conn, proc *peerProc, dialed bool) (*link, error) {
+	cs := conn.ConnectionState().TLS
+	keys, err := keysOfCert(cs.PeerCertificates[0].Raw)
+	if err != nil {
+		return nil, err
+	}
+	id, err := cs.ExportKeyingMaterial("EXPORTER-sessio-link-id", nil, 4)
+	if err != nil {
+		return nil, err
+	}
+	return &link{id: hex.EncodeToString(id), owner: owner, conn: conn, proc: proc, peer: keys, device: keys.deviceID(),
+		dialed: dialed, opened: time.Now(), uses: map[sessionToken]int{}, known: make(chan struct{})}, nil
+}
+
+// close ends the link for both ends with a stable code.
+func (l *link) close(code string) {
+	l.mu.Lock()
+	if l.cause == nil {
+		l.cause = coded(code, "%s", linkCodeTexts[code])
+	}
+	l.mu.Unlock()
+	l.conn.CloseWithError(quic.ApplicationErrorCode(linkCode(code)), "")
+}
+
+// err is why the link ended.
+func (l *link) err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cause != nil {
+		return l.cause
+	}
+	return linkErrorOf(context.Cause(l.conn.Context()))
+}
+
+// serve takes the peer's streams until the link ends, and returns when all of
+// them are done.
+func (l *link) serve(ctx context.Context) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	for {
+		s, err := l.conn.AcceptStream(ctx)
+		if err != nil {
+			break
+		}
+		l.pulls.Go(func() { l.serveStream(l.conn.Context(), s) })
+	}
+	l.pulls.Wait()
+}
+
+// headWait bounds how long a stream may take to say what it is for.
+const headWait = 10 * time.Second
+
+func (l *link) serveStream(ctx context.Context, s *quic.Stream) {
+	s.SetReadDeadline(time.Now().Add(headWait))
+	h, err := readStreamHead(s)
+	if err != nil || h.version != streamVersion {
+		refuseStream(s, "stream-kind")
+		return
+	}
+	s.SetReadDeadline(time.Time{})
+	switch h.kind {
+	case streamLog:
+		l.exchange(ctx, s)
+	case streamSSH:
+		l.serveSSH(ctx, s, h.body)
+	case streamControl:
+		l.serveControl(ctx, s, h.body)
+	default:
+		refuseStream(s, "stream-kind")
+	}
+}
+
+// exchange runs one exchange of the log over s and closes it.
+func (l *link) exchange(ctx context.Context, s *quic.Stream) {
+	defer s.Close()
+	defer s.CancelRead(0)
+	stop := context.AfterFunc(ctx, func() { s.CancelRead(0); s.CancelWrite(0) })
+	defer stop()
+	s.SetDeadline(time.Now().Add(time.Minute))
+	err := l.owner.exchangeOn(ctx, s, l.peer)
+	l.knownAt.Do(func() { close(l.known) })
+	if err != nil {
+		l.logf(2, "link %s: exchange of the log: %v", l.id, err)
+	}
+}
+
+// startExchange opens an exchange of the log, for a new head or a new link.
+func (l *link) startExchange(ctx context.Context) {
+	s, err := openStream(ctx, l.conn, streamHead{kind: streamLog, version: streamVersion})
+	if err != nil {
+		l.knownAt.Do(func() { close(l.known) })
+		return
+	}
+	l.exchange(ctx, s)
+}
+
+// judge says whether the peer may use role of ours; a peer that the log does
+// not know may still be made known by the exchange that runs first.
+func (l *link) judge(ctx context.Context, role string) (signedDevice, error) {
+	dev, err := l.owner.judge(l.peer, role)
+	if codeOf(err) != "unknown-device" {
+		return dev, err
+	}
+	select {
+	case <-l.known:
+	case <-ctx.Done():
+	case <-time.After(tokenWait):
+	}
+	return l.owner.judge(l.peer, role)
+}
+
+// deniedTo is the code that a peer may read: one that the log does not know
+// learns nothing.
+func deniedTo(err error) string {
+	if code := codeOf(err); code != "" && code != "unknown-device" && code != "key-mismatch" {
+		return code
+	}
+	return "denied"
+}
+
+// serveSSH runs the SSH server on s, for a client that the log allows in and
+// under a session token that is good.
+func (l *link) serveSSH(ctx context.Context, s *quic.Stream, body []byte) {
+	if l.ssh == nil || len(body) != len(sessionToken{}) {
+		refuseStream(s, "role")
+		return
+	}
+	if _, err := l.judge(ctx, "client"); err != nil {
+		l.logf(1, "link %s from %s: refused: %v", l.id, l.peerName(), err)
+		refuseStream(s, deniedTo(err))
+		return
+	}
+	token := sessionToken(body)
+	release, err := l.tokens.await(ctx, token, l.peer.sign)
+	if err != nil {
+		l.logf(1, "link %s from %s: refused: %v", l.id, l.peerName(), err)
+		refuseStream(s, codeOf(err))
+		return
+	}
+	defer release()
+	l.countStream(1)
+	defer l.countStream(-1)
+	nc := l.netConn(s, nil)
+	defer nc.Close()
+	if err := l.ssh.serve(ctx, nc, l.peer.sshKey()); err != nil {
+		l.logf(2, "link %s: session %s: %v", l.id, token.publicID(), err)
+	}
+}
+
+func (l *link) countStream(d int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.streams += d
+}
+
+// Requests on a control stream: the one byte of its body.
+const (
+	controlSession = 1 // answered by a token of 16 bytes and its ttl, 4 bytes in seconds
+	controlEcho    = 2 // answered by itself, for a round trip
+)
+
+func (l *link) serveControl(ctx context.Context, s *quic.Stream, body []byte) {
+	if _, err := l.judge(ctx, "client"); err != nil || l.ssh == nil {
+		refuseStream(s, deniedTo(err))
+		return
+	}
+	if len(body) != 1 {
+		refuseStream(s, "stream-kind")
+		return
+	}
+	switch body[0] {
+	case controlSession:
+		token := l.tokens.make(time.Now(), l.peer.sign)
+		s.Write(append32(token[:], uint32(tokenTTL/time.Second)))
+	case controlEcho:
+		s.Write(body)
+	default:
+		refuseStream(s, "stream-kind")
+		return
+	}
+	s.CancelRead(0)
+	s.Close()
+}
+
+// openSSH opens a stream to the peer's SSH server.
+func (l *link) openSSH(ctx context.Context) (*linkStream, error) {
+	token, err := l.takeToken(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := openStream(ctx, l.conn, streamHead{streamSSH, streamVersion, token[:]})
+	if err != nil {
+		l.dropToken(token)
+		return nil, err
+	}
+	l.countStream(1)
+	return l.netConn(s, sync.OnceFunc(func() {
+		l.countStream(-1)
+		l.dropToken(token)
+	})), nil
+}
+
+// takeToken returns a token with room for one more connection: the newest, or
+// a new one that the device makes.
+func (l *link) takeToken(ctx context.Context) (sessionToken, error) {
+	l.mu.Lock()
+	if t := l.token; t != (sessionToken{}) && l.uses[t] < maxPerToken {
+		l.uses[t]++
+		l.mu.Unlock()
+		return t, nil
+	}
+	l.mu.Unlock()
+	t, err := l.askToken(ctx)
+	if err != nil {
+		return t, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.token = t
+	l.uses[t]++
+	return t, nil
+}
+
+func (l *link) askToken(ctx context.Context) (t sessionToken, err error) {
+	return t, l.askControl(ctx, controlSession, t[:])
+}
+
+// echo returns after one round trip.
+func (l *link) echo(ctx context.Context) error {
+	return l.askControl(ctx, controlEcho, make([]byte, 1))
+}
+
+// askControl makes a request of one byte and reads the answer into b.
+func (l *link) askControl(ctx context.Context, request byte, b []byte) error {
+	s, err := openStream(ctx, l.conn, streamHead{streamControl, streamVersion, []byte{request}})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	defer s.CancelRead(0)
+	stop := context.AfterFunc(ctx, func() { s.CancelRead(0) })
+	defer stop()
+	if _, err := io.ReadFull(s, b); err != nil {
+		return linkErrorOf(err)
+	}
+	return nil
+}
+
+// setToken takes the token that an introduction brought.
+func (l *link) setToken(t sessionToken) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.token = t
+}
+
+func (l *link) dropToken(t sessionToken) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.uses[t]--; l.uses[t] <= 0 {
+		delete(l.uses, t)
+	}
+}
+
+// netConn dresses a stream as net.Conn with the path's addresses.
+func (l *link) netConn(s *quic.Stream, done func()) *linkStream {
+	local, remote := l.owner.addrsOf(l)
+	return &linkStream{Stream: s, local: tcpAddr(local), remote: tcpAddr(remote), done: done}
+}
+
+func tcpAddr(a netip.AddrPort) net.Addr {
+	if !a.IsValid() {
+		return &net.TCPAddr{IP: net.IPv4zero}
+	}
+	return net.TCPAddrFromAddrPort(a)
+}
+
+// peerName is the peer's name in the log, or its id.
+func (l *link) peerName() string {
+	if dev, ok := l.owner.deviceOf(l.device); ok {
+		return dev.name
+	}
+	return string(l.device)
+}
+
+// hostKey is what the peer's SSH server must show: the identity of the link.
+func (l *link) hostKey() ssh.PublicKey { return l.peer.sshKey() }

@@ -1,0 +1,64 @@
+package main
+
+// This file keeps a node's log abreast of the coordinator's.
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+
+	"github.com/quic-go/quic-go"
+)
+
+// headSeen notes which record the coordinator has last. n.mu is held.
+func (n *node) headSeen(seq uint64, head [32]byte) {
+	st := n.trust.state()
+	if st != nil && st.seq() >= seq && (st.seq() > seq || st.head() == head) {
+		return
+	}
+	n.wanted = seq
+	select {
+	case n.fetch <- struct{}{}:
+	default:
+	}
+}
+
+// fetchLoop fetches records when the coordinator has new ones. A failure is
+// tried again with the next beat.
+func (n *node) fetchLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.fetch:
+		}
+		if err := n.fetchLog(ctx); err != nil && ctx.Err() == nil {
+			n.logf(1, "fetching the log: %v", err)
+		}
+	}
+}
+
+// fetchLog brings the log up to date from the coordinator.
+func (n *node) fetchLog(ctx context.Context) error {
+	conn, err := n.dialCoord(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.CloseWithError(0, "")
+	return fetchInto(ctx, newCoordClient(conn), n.trust)
+}
+
+// dialCoord opens a QUIC connection to the coordinator from our socket.
+func (n *node) dialCoord(ctx context.Context) (*quic.Conn, error) {
+	n.mu.Lock()
+	addrs := slices.Clone(n.talk.addrs)
+	if at := n.talk.at.addr; at.IsValid() {
+		addrs = []netip.AddrPort{at}
+	}
+	n.mu.Unlock()
+	if len(addrs) == 0 {
+		return nil, errors.New("coordinator " + n.anchor.coordAddr + " has no address")
+	}
+	return dialCoord(ctx, n.tr, n.mux, n.id, addrs, n.anchor.coordKeys.coordID())
+}

@@ -1,0 +1,139 @@
+package main
+
+// This file keeps a node's links: takes those that peers dial, serves them, and
+// ends them when the log, a newer process or silence says so.
+
+import (
+	"context"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// accept takes links from peers.
+func (n *node) accept(ctx context.Context) {
+	for {
+		conn, err := n.listener.Accept(ctx)
+		if err != nil {
+			return
+		}
+		n.running.Go(func() { n.accepted(ctx, conn) })
+	}
+}
+
+func (n *node) accepted(ctx context.Context, conn *quic.Conn) {
+	n.mu.Lock()
+	proc := n.peers.ofVirtual(conn.RemoteAddr())
+	n.mu.Unlock()
+	if proc == nil {
+		conn.CloseWithError(quic.ApplicationErrorCode(linkCode("denied")), "")
+		return
+	}
+	l, err := n.newLink(conn, proc, false)
+	if err != nil || l.device != proc.keys.deviceID() {
+		conn.CloseWithError(quic.ApplicationErrorCode(linkCode("key-mismatch")), "")
+		return
+	}
+	if _, err := n.judge(l.peer, ""); err != nil && codeOf(err) != "unknown-device" {
+		n.logf(1, "link from %s refused: %v", l.peerName(), err)
+		conn.CloseWithError(quic.ApplicationErrorCode(linkCode(deniedTo(err))), "")
+		return
+	}
+	n.runLink(ctx, l)
+}
+
+// newLink makes a link of ours.
+func (n *node) newLink(conn *quic.Conn, proc *peerProc, dialed bool) (*link, error) {
+	l, err := newLink(n, conn, proc, dialed)
+	if err == nil {
+		l.ssh, l.tokens, l.logf = n.ssh, n.sessions, n.logf
+	}
+	return l, err
+}
+
+// runLink serves a link until it ends.
+func (n *node) runLink(ctx context.Context, l *link) {
+	now := time.Now()
+	n.mu.Lock()
+	n.links[l] = true
+	l.proc.used = true
+	n.questionOlderLocked(now, l)
+	n.changedLocked()
+	n.mu.Unlock()
+	n.poke()
+	n.logf(1, "link %s with %s is up", l.id, l.peerName())
+	if l.dialed {
+		n.spawn(func() { l.startExchange(l.conn.Context()) })
+	}
+	l.serve(ctx)
+	if ctx.Err() != nil {
+		l.close("closing")
+	}
+	n.mu.Lock()
+	delete(n.links, l)
+	l.proc.used, l.proc.idleAt = false, time.Now()
+	n.changedLocked()
+	n.mu.Unlock()
+	n.logf(1, "link %s with %s has ended: %v", l.id, l.peerName(), l.err())
+}
+
+// questionOlderLocked asks the older links of the same device whether their
+// process still lives: one without an answer is closed.
+func (n *node) questionOlderLocked(now time.Time, newer *link) {
+	for l := range n.links {
+		if l == newer || l.device != newer.device {
+			continue
+		}
+		l.questioned = now
+		l.proc.finder.question(now)
+	}
+}
+
+// answerWait is how long a questioned link may stay silent.
+const answerWait = 10 * time.Second
+
+// tickLinksLocked closes links whose process is gone or that were without a
+// path for too long.
+func (n *node) tickLinksLocked(now time.Time) (next time.Time) {
+	for l := range n.links {
+		heard := l.proc.heard()
+		silent := l.proc.finder.best == nil || l.proc.finder.best.missed > 0
+		switch {
+		case l.proc.finder.replaced():
+			n.endLinkLocked(l, "replaced")
+		case silent && heard >= n.hold:
+			n.endLinkLocked(l, "held-out")
+		case !l.questioned.IsZero() && heard < now.Sub(l.questioned):
+			l.questioned = time.Time{}
+		case !l.questioned.IsZero() && now.Sub(l.questioned) >= answerWait:
+			n.endLinkLocked(l, "closing")
+		}
+		if silent {
+			next = earlier(next, now.Add(max(n.hold-heard, 100*ms)))
+		}
+		if !l.questioned.IsZero() {
+			next = earlier(next, now.Add(500*ms))
+		}
+	}
+	return next
+}
+
+// endLinkLocked closes a link without holding the lock for it.
+func (n *node) endLinkLocked(l *link, code string) {
+	n.running.Go(func() { l.close(code) })
+}
+
+// logChanged acts on a new head: peers hear of it, and links of those who may
+// no longer be here are closed.
+func (n *node) logChanged(ctx context.Context, _ *trustState) {
+	for _, l := range n.liveLinks() {
+		n.spawn(func() { l.startExchange(l.conn.Context()) })
+		if _, err := n.judge(l.peer, ""); codeOf(err) == "revoked" || codeOf(err) == "expired" {
+			n.logf(0, "link %s with %s closed: %v", l.id, l.peerName(), err)
+			l.close(codeOf(err))
+		}
+	}
+	if ctx.Err() == nil {
+		n.poke()
+	}
+}

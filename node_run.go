@@ -1,0 +1,176 @@
+package main
+
+// This file starts a node, runs it and ends it: the walk of a datagram from
+// the socket to who it is for, and of a ring to the first ping.
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// openNode opens the socket and starts to listen for links.
+func openNode(ctx context.Context, c nodeConfig) (*node, error) {
+	a, ok := c.trust.anchor()
+	if !ok {
+		return nil, withHint(errors.New("this machine belongs to no account yet"), "run: sessio join TICKET")
+	}
+	addrs, err := resolveCoord(ctx, a.coordAddr)
+	if err != nil {
+		c.logf(1, "%v", err) // peers may still be reached without it
+	}
+	n := &node{nodeConfig: c, acct: a.acct, anchor: a, instance: newInstanceID(), small: smallMemory(),
+		sessions: newSessionTable(time.Now()), wake: make(chan struct{}, 1), fetch: make(chan struct{}, 1),
+		hint:  sealHintOf(a.acct, c.id.keys.sign),
+		links: map[*link]bool{}, dials: map[deviceID]*dialing{}, changed: make(chan struct{})}
+	if n.listen == "" {
+		n.listen = ":0"
+	}
+	if n.mux, err = listenUDP(n.listen, false, n.datagram); err != nil {
+		return nil, withHint(err, "another program has that port: choose one with -listen, or none for any")
+	}
+	if err := n.start(addrs); err != nil {
+		n.mux.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *node) start(addrs []netip.AddrPort) error {
+	send, recv, err := sealKeys(n.id.path, sealDevice, n.anchor.coordKeys.path, sealCoord)
+	if err != nil {
+		return err
+	}
+	n.peers = newPeerTable(n.id, n.acct, n.instance, n.mux)
+	if n.hold > 0 {
+		n.peers.idle = min(idlePing, n.hold/3)
+	}
+	n.talk = &coordTalk{
+		box:   &sealBox{sendKey: send, recvKey: recv, hint: n.hint, mine: n.instance},
+		addrs: addrs, send: n.mux.send, beating: n.beat, serves: n.ssh != nil,
+		cands: n.candidates,
+		calls: map[callID]*coordCall{}, rings: map[callID]time.Time{},
+		onHead: n.headSeen, onRing: n.rung,
+		onRefused: func(m *refuseMsg) { n.logf(0, "coordinator: %v", refusalOf(m, "this machine")) },
+	}
+	n.tr = &quic.Transport{Conn: n.mux.packetConn(), ConnectionIDLength: 8, DisableVersionNegotiationPackets: true}
+	n.listener, err = n.tr.Listen(n.id.tlsConfig(alpnLink, func(publicKeys) error { return nil }), linkQUIC(n.small))
+	if err != nil {
+		return err
+	}
+	if err := n.mux.capBuffers(socketBuffer(n.small)); err != nil {
+		n.logf(1, "socket buffers: %v", err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	n.stop = stop
+	n.running.Go(func() { n.loop(ctx) })
+	n.running.Go(func() { n.accept(ctx) })
+	n.running.Go(func() { n.fetchLoop(ctx) })
+	unwatch := n.trust.watch(func(_, now *trustState) { n.logChanged(ctx, now) })
+	context.AfterFunc(ctx, unwatch)
+	return nil
+}
+
+// socketBuffer is how much the kernel may keep for the socket, in bytes.
+func socketBuffer(small bool) int {
+	if small {
+		return 256 << 10
+	}
+	return 1 << 20
+}
+
+// close ends every link and returns when nothing of the node runs any more.
+func (n *node) close() {
+	n.mu.Lock()
+	n.closed = true
+	n.talk.leave()
+	n.mu.Unlock()
+	for _, l := range n.liveLinks() {
+		l.close("closing")
+	}
+	n.stop()
+	n.listener.Close()
+	n.running.Wait()
+	n.tr.Close()
+	n.mux.Close()
+}
+
+// loop ticks whatever is due.
+func (n *node) loop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-n.wake:
+		}
+		now := time.Now()
+		n.mu.Lock()
+		next := earlier(n.talk.tick(now), n.peers.tick(now))
+		next = earlier(next, n.tickLinksLocked(now))
+		n.mu.Unlock()
+		if next.IsZero() {
+			next = now.Add(time.Hour)
+		}
+		timer.Reset(max(time.Until(next), 0))
+	}
+}
+
+// datagram takes a sealed datagram from the socket.
+func (n *node) datagram(b []byte, from udpSource) {
+	hint, ok := hintOfDatagram(b)
+	if !ok {
+		return
+	}
+	now := time.Now()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.talk == nil {
+		return
+	}
+	before := n.pathsLocked()
+	if hint == n.hint {
+		n.fromCoordLocked(now, b, from)
+	} else {
+		n.peers.handle(now, hint, b, from)
+	}
+	if n.pathsLocked() != before {
+		n.changedLocked()
+	}
+	n.poke()
+}
+
+func (n *node) fromCoordLocked(now time.Time, b []byte, from udpSource) {
+	body, err := n.talk.box.recvKey.open(b)
+	if err != nil {
+		return
+	}
+	if h, rest, err := parseHead(body); err == nil {
+		n.talk.handle(now, h, rest, from)
+	}
+}
+
+// rung takes an introduction: a client wants in, and its first packets are on
+// their way. n.mu is held.
+func (n *node) rung(now time.Time, m *ringMsg) {
+	if st := n.trust.state(); st != nil {
+		if dev, ok := st.deviceByKey(m.keys.sign); ok && (dev.keys.path != m.keys.path || dev.revoked) {
+			n.logf(1, "ring from %s dropped: revoked, or with another path key", dev.name)
+			return
+		}
+	}
+	q, err := n.peers.proc(now, m.keys, m.instance, false)
+	if err != nil {
+		n.logf(1, "ring: %v", err)
+		return
+	}
+	q.idleAt = now
+	n.sessions.add(now, m.token, m.keys.sign, time.Duration(m.ttl)*time.Second)
+	n.logf(2, "ring from %s at %v", m.keys.deviceID(), m.caller)
+	q.finder.introduce(now, append([]netip.AddrPort{m.caller}, m.cands...))
+}

@@ -1,0 +1,95 @@
+package main
+
+// This file tells how a node fares: what status, ping and their -json show.
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A linkStatus is one link as status -v shows it.
+type linkStatus struct {
+	Link    string    `json:"link"`
+	Device  string    `json:"device"`
+	Name    string    `json:"name,omitempty"`
+	Dialed  bool      `json:"dialed"`
+	Path    string    `json:"path,omitempty"` // the peer's address; empty while held
+	Kind    string    `json:"kind,omitempty"` // lan, v6, v4
+	RTT     float64   `json:"rtt_ms,omitempty"`
+	Since   time.Time `json:"since"`   // of the link
+	PathAt  time.Time `json:"path_at"` // since when this path, or none
+	Moves   int       `json:"moves"`
+	Streams int       `json:"streams"` // SSH connections on it
+}
+
+// A nodeStatus is the process itself.
+type nodeStatus struct {
+	Observed    string  `json:"observed,omitempty"`
+	Coordinator bool    `json:"coordinator"` // it has answered within a minute
+	ClockOff    float64 `json:"clock_off_s"`
+	WriteErrors uint64  `json:"write_errors"`
+}
+
+func (n *node) status() nodeStatus {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := nodeStatus{Coordinator: n.talk.known(time.Now()), ClockOff: n.talk.offset.Seconds(), WriteErrors: n.mux.writeErrors.Load()}
+	if n.talk.observed.IsValid() {
+		s.Observed = n.talk.observed.String()
+	}
+	return s
+}
+
+func (n *node) linkStatuses() []linkStatus {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []linkStatus
+	for l := range n.links {
+		out = append(out, n.linkStatusLocked(l))
+	}
+	slices.SortFunc(out, func(a, b linkStatus) int { return strings.Compare(a.Name+a.Link, b.Name+b.Link) })
+	return out
+}
+
+func (n *node) linkStatusLocked(l *link) linkStatus {
+	f := l.proc.finder
+	s := linkStatus{Link: l.id, Device: string(l.device), Dialed: l.dialed, Since: l.opened, PathAt: f.lostAt, Moves: f.moves}
+	if dev, ok := n.deviceOf(l.device); ok {
+		s.Name = dev.name
+	}
+	l.mu.Lock()
+	s.Streams = l.streams
+	l.mu.Unlock()
+	if f.best != nil {
+		s.Path, s.Kind = f.best.src.addr.String(), pathKind(f.best.src.addr.Addr())
+		s.RTT, s.PathAt = float64(f.best.rtt.Microseconds())/1000, f.since
+	}
+	return s
+}
+
+// A pingResult is one round trip over a link.
+type pingResult struct {
+	RTT  float64    `json:"rtt_ms"`
+	Link linkStatus `json:"link"`
+}
+
+// pingDevice measures one round trip to the device's process, over a link that
+// is made if there is none.
+func (n *node) pingDevice(ctx context.Context, id deviceID) (*pingResult, error) {
+	l, err := n.linkByID(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithTimeout(ctx, connectFor)
+	defer stop()
+	began := time.Now()
+	if err := l.echo(ctx); err != nil {
+		return nil, err
+	}
+	rtt := time.Since(began)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return &pingResult{float64(rtt.Microseconds()) / 1000, n.linkStatusLocked(l)}, nil
+}

@@ -1,0 +1,209 @@
+package main
+
+// This file is the table of peer processes: whose keys a datagram's hint
+// names, which process of theirs sent it, and the path to that process.
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// maxProcs bounds the processes of one peer that paths are kept for; each
+// takes about 4 KiB.
+const maxProcs = 16
+
+// procLinger is how long a process without a link is remembered: a handshake's
+// time, or the last packets of a link that has closed.
+const procLinger = 20 * time.Second
+
+// A peerTable is guarded by its owner's lock.
+type peerTable struct {
+	id       *identity
+	acct     acctID
+	instance instanceID
+	mux      *udpMux
+	idle     time.Duration // see pathFinder.idle
+
+	byHint    map[sealHint]*peerKeys
+	byVirtual map[netip.Addr]*peerProc
+}
+
+// A peerKeys is a peer by its keys, with the secrets shared with it.
+type peerKeys struct {
+	keys       publicKeys
+	send, recv sealKey
+	procs      map[instanceID]*peerProc
+}
+
+// A peerProc is one process of a peer.
+type peerProc struct {
+	keys     publicKeys
+	instance instanceID
+	udp      *udpPeer
+	finder   *pathFinder
+	box      *sealBox
+	used     bool      // a link goes to it
+	idleAt   time.Time // since when none does
+}
+
+func newPeerTable(id *identity, acct acctID, instance instanceID, mux *udpMux) *peerTable {
+	return &peerTable{id: id, acct: acct, instance: instance, mux: mux, idle: idlePing,
+		byHint: map[sealHint]*peerKeys{}, byVirtual: map[netip.Addr]*peerProc{}}
+}
+
+// learn makes the peer's keys known, so that its datagrams open.
+func (t *peerTable) learn(keys publicKeys) (*peerKeys, error) {
+	hint := sealHintOf(t.acct, keys.sign)
+	if p := t.byHint[hint]; p != nil {
+		if p.keys.path != keys.path {
+			return nil, coded("key-mismatch", "path key of %s is not the one known", keys.deviceID())
+		}
+		return p, nil
+	}
+	p := &peerKeys{keys: keys, procs: map[instanceID]*peerProc{}}
+	var err error
+	if p.send, p.recv, err = sealKeys(t.id.path, sealDevice, keys.path, sealDevice); err != nil {
+		return nil, fmt.Errorf("device %s: %w", keys.deviceID(), err)
+	}
+	t.byHint[hint] = p
+	return p, nil
+}
+
+// proc returns the peer's process, made known now if it was not. flight says
+// that we are to dial it.
+func (t *peerTable) proc(now time.Time, keys publicKeys, instance instanceID, flight bool) (*peerProc, error) {
+	p, err := t.learn(keys)
+	if err != nil {
+		return nil, err
+	}
+	if q := p.procs[instance]; q != nil {
+		q.finder.flight = q.finder.flight || flight
+		return q, nil
+	}
+	if len(p.procs) >= maxProcs {
+		return nil, fmt.Errorf("device %s: %d processes at once", keys.deviceID(), len(p.procs))
+	}
+	q := &peerProc{keys: keys, instance: instance, udp: t.mux.addPeer(), idleAt: now}
+	q.box = &sealBox{sendKey: p.send, recvKey: p.recv, hint: sealHintOf(t.acct, t.id.keys.sign), mine: t.instance, theirs: instance}
+	q.finder = newPathFinder(&muxRouter{t.mux, q.udp}, q.box, flight, now)
+	q.finder.idle = t.idle
+	p.procs[instance] = q
+	t.byVirtual[virtualIP(q.udp.virtual)] = q
+	return q, nil
+}
+
+// ofVirtual returns the process behind an address that QUIC knows it by.
+func (t *peerTable) ofVirtual(a net.Addr) *peerProc {
+	ua, ok := a.(*net.UDPAddr)
+	if !ok {
+		return nil
+	}
+	return t.byVirtual[virtualIP(ua)]
+}
+
+func virtualIP(a *net.UDPAddr) netip.Addr {
+	ip, _ := netip.AddrFromSlice(a.IP)
+	return ip
+}
+
+// handle takes a sealed datagram whose hint names no coordinator.
+func (t *peerTable) handle(now time.Time, hint sealHint, b []byte, from udpSource) {
+	p := t.byHint[hint]
+	if p == nil {
+		return
+	}
+	body, err := p.recv.open(b)
+	if err != nil {
+		return
+	}
+	h, rest, err := parseHead(body)
+	if err != nil {
+		return
+	}
+	if h.kind == msgHello {
+		t.greeted(now, p, h, from)
+		return
+	}
+	q := p.procs[h.sender]
+	if h.receiver != t.instance {
+		t.greet(p, h, len(b), from)
+		return
+	}
+	if q == nil || q.box.accept(h) != nil {
+		return
+	}
+	q.udp.lastRx.Store(monoNow())
+	switch h.kind {
+	case msgPing:
+		if m, err := parsePing(rest); err == nil {
+			q.finder.pinged(now, m, from, len(b))
+		}
+	case msgPong:
+		if m, err := parsePong(rest); err == nil {
+			q.finder.ponged(now, m, from)
+		}
+	}
+}
+
+// greet tells a peer that it speaks to a process that is gone, in no more
+// bytes than it sent. That is all a wrong instance brings about.
+func (t *peerTable) greet(p *peerKeys, h msgHead, n int, from udpSource) {
+	if n < helloLen {
+		return
+	}
+	x := sealBox{sendKey: p.send, hint: sealHintOf(t.acct, t.id.keys.sign), mine: t.instance, theirs: h.sender}
+	b, _ := x.pack(msgHello, &helloMsg{}, 0)
+	t.mux.send(b, from)
+}
+
+// greeted takes a hello: the processes that we thought were at its source may
+// be gone.
+func (t *peerTable) greeted(now time.Time, p *peerKeys, h msgHead, from udpSource) {
+	if h.receiver != t.instance {
+		return
+	}
+	for id, q := range p.procs {
+		if id != h.sender && q.finder.best != nil && q.finder.best.src.key() == from.key() {
+			q.finder.greeted(now)
+		}
+	}
+}
+
+// tick serves every path and forgets processes that nothing needs.
+func (t *peerTable) tick(now time.Time) (next time.Time) {
+	for _, p := range t.byHint {
+		for id, q := range p.procs {
+			if !q.used && now.Sub(q.idleAt) > procLinger {
+				t.mux.removePeer(q.udp)
+				delete(t.byVirtual, virtualIP(q.udp.virtual))
+				delete(p.procs, id)
+				continue
+			}
+			next = earlier(next, q.finder.tick(now))
+			if !q.used {
+				next = earlier(next, q.idleAt.Add(procLinger+time.Millisecond))
+			}
+		}
+	}
+	return next
+}
+
+// heard is how long ago anything came from the process.
+func (q *peerProc) heard() time.Duration { return monoSince(q.udp.lastRx.Load()) }
+
+// A muxRouter carries out a path finder's decisions on the sockets.
+type muxRouter struct {
+	mux  *udpMux
+	peer *udpPeer
+}
+
+func (r *muxRouter) send(b []byte, to udpSource)     { r.mux.send(b, to) }
+func (r *muxRouter) admit(src udpSource)             { r.mux.admit(src, r.peer) }
+func (r *muxRouter) setPath(src udpSource) bool      { return r.peer.setPath(src) }
+func (r *muxRouter) trial(src udpSource, credit int) { r.peer.addTrial(src, credit) }
+func (r *muxRouter) replay(to udpSource)             { r.mux.replayTo(r.peer, to) }
+func (r *muxRouter) idle(time.Time) (_, _ time.Duration) {
+	return monoSince(r.peer.lastRx.Load()), monoSince(r.peer.lastTx.Load())
+}

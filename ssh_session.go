@@ -1,0 +1,453 @@
+//go:build linux || darwin
+
+package main
+
+// This file serves a session channel: environment, terminal, and one command or
+// shell, whose streams it copies until all has been said in the right order.
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// An sshSession is one session channel. Its requests are handled one by one on
+// one goroutine, which never waits for the command.
+type sshSession struct {
+	conn *sshConnection
+	ch   ssh.Channel
+	in   *guardedReader // of ch
+
+	env    []string // what the client set, in KEY=value form
+	pty    *ptyRequest
+	notice string        // to be shown before all else
+	child  *sshChild     // nil until shell or exec
+	over   bool          // a request to start something was refused
+	ended  chan struct{} // closed when all has been said and the channel is to close
+
+	work sync.WaitGroup // copying, waiting for the child
+}
+
+// What a session may be for: the cap of the grant, and all that the log is told.
+const (
+	kindShell = "shell"
+	kindExec  = "exec"
+)
+
+func (c *sshConnection) session(nc ssh.NewChannel) {
+	ch, reqs, err := nc.Accept()
+	if err != nil {
+		return // the connection has ended
+	}
+	s := &sshSession{conn: c, ch: ch, in: newGuardedReader(ch, c.flood), ended: make(chan struct{})}
+	s.work.Go(func() { discard(ch.Stderr()) })
+	for req := range reqs {
+		s.handle(req)
+	}
+	s.closed()
+	s.work.Wait()
+}
+
+// closed is called when the channel is: by us at the end, by the client, or
+// with its connection.
+func (s *sshSession) closed() {
+	if s.child == nil {
+		s.in.close()
+		return
+	}
+	select {
+	case <-s.ended:
+	default:
+		s.conn.logf("pid %d: hanging up", s.child.proc.Pid)
+		s.child.hangup()
+	}
+}
+
+// discard reads r to its end. A server has no use for a client's stderr, but
+// unread it would fill the library's memory.
+func discard(r io.Reader) {
+	b := make([]byte, 512)
+	for {
+		if _, err := r.Read(b); err != nil {
+			return
+		}
+	}
+}
+
+func (s *sshSession) handle(req *ssh.Request) {
+	switch req.Type {
+	case "shell":
+		s.start(req, kindShell, nil)
+	case "exec":
+		var m struct{ Command string }
+		if ssh.Unmarshal(req.Payload, &m) != nil || strings.ContainsRune(m.Command, 0) {
+			reply(req, false)
+			return
+		}
+		s.start(req, kindExec, &m.Command)
+	default:
+		reply(req, s.handleSimple(req))
+	}
+}
+
+// reply answers where an answer is wanted. It fails only with the connection.
+func reply(req *ssh.Request, ok bool) {
+	if req.WantReply {
+		req.Reply(ok, nil)
+	}
+}
+
+// handleSimple handles requests that start nothing and reports success. What
+// is not known here (subsystems, X11, agent) is refused: RFC 4254, section 5.4.
+func (s *sshSession) handleSimple(req *ssh.Request) bool {
+	switch req.Type {
+	case "env":
+		return s.setEnv(req.Payload)
+	case "pty-req":
+		return s.setPty(req.Payload)
+	case "window-change":
+		var size windowChangeMsg
+		if ssh.Unmarshal(req.Payload, &size) != nil {
+			return false
+		}
+		return s.resize(size)
+	case "signal":
+		var m struct{ Name string }
+		if ssh.Unmarshal(req.Payload, &m) != nil {
+			return false
+		}
+		sig, ok := signalByName(m.Name)
+		return ok && s.child != nil && s.child.signal(sig) == nil
+	case "eow@openssh.com":
+		return s.child != nil && s.child.closeStdout() == nil
+	case "break":
+		return s.child != nil && s.child.term != nil && s.child.term.sendBreak() == nil
+	}
+	return false
+}
+
+// acceptEnv are the variables a client may set: language and colours. Anything
+// more (LD_PRELOAD, BASH_ENV, PATH…) would let it change what a command means.
+var acceptEnv = []string{"LANG", "LC_*", "TERM", "COLORTERM"}
+
+const (
+	maxEnvVars  = 64
+	maxEnvValue = 4 << 10 // bytes of a name and its value
+)
+
+func (s *sshSession) setEnv(payload []byte) bool {
+	var m struct{ Name, Value string }
+	if ssh.Unmarshal(payload, &m) != nil || s.child != nil {
+		return false
+	}
+	if !acceptsEnv(m.Name) || strings.ContainsRune(m.Value, 0) {
+		return false
+	}
+	if len(s.env) >= maxEnvVars || len(m.Name)+len(m.Value) > maxEnvValue {
+		return false
+	}
+	s.env = append(s.env, m.Name+"="+m.Value)
+	return true
+}
+
+func acceptsEnv(name string) bool {
+	if strings.ContainsAny(name, "=\x00") {
+		return false
+	}
+	return slices.ContainsFunc(acceptEnv, func(glob string) bool {
+		ok, _ := path.Match(glob, name)
+		return ok
+	})
+}
+
+func (s *sshSession) setPty(payload []byte) bool {
+	if s.pty != nil || s.child != nil {
+		return false
+	}
+	if !s.conn.login.may("pty") {
+		err := notGranted("pty")
+		s.conn.logf("refused: %v", err)
+		s.notice = "sessio: no terminal: " + err.Error() + "\r\n"
+		return false
+	}
+	p, err := parsePtyRequest(payload)
+	if err != nil {
+		return false
+	}
+	s.pty = p
+	return true
+}
+
+func (s *sshSession) resize(size windowChangeMsg) bool {
+	switch {
+	case s.pty == nil:
+		return false
+	case s.child == nil:
+		s.pty.size = size
+		return true
+	}
+	return s.child.term.resize(size) == nil
+}
+
+// start starts shell or command. The reply goes out before anything that the
+// child says, which some clients insist on.
+func (s *sshSession) start(req *ssh.Request, kind string, command *string) {
+	if s.child != nil || s.over {
+		reply(req, false) // one of them a channel: RFC 4254, section 6.5
+		return
+	}
+	if !s.conn.login.may(kind) {
+		s.refuse(req, notGranted(kind))
+		return
+	}
+	child, err := startChild(childSpec{
+		acct:    s.conn.login.acct,
+		command: command,
+		env:     append(s.baseEnv(), s.env...),
+		pty:     s.pty,
+	})
+	if err != nil {
+		s.refuse(req, err)
+		return
+	}
+	s.child = child
+	s.notice += child.notice
+	reply(req, true)
+	s.conn.logf("%s started, pid %d", kind, child.proc.Pid)
+	s.work.Go(s.feed)
+	s.work.Go(func() { s.finish(kind) })
+}
+
+// exitRefused is what shells end with for what may not be executed.
+const exitRefused = 126
+
+// refuse answers a request to start something by a session that says why not.
+// A failed request has no room for a reason, and ssh drops what came before it.
+// The writes have a goroutine of their own: a client that takes nothing must
+// not hold up the connection.
+func (s *sshSession) refuse(req *ssh.Request, err error) {
+	s.over = true
+	s.conn.logf("refused: %v", err)
+	reply(req, true)
+	s.work.Go(func() {
+		fmt.Fprintf(s.ch.Stderr(), "sessio: %v\r\n", err)
+		s.sendStatus(syscall.WaitStatus(exitRefused << 8))
+		s.ch.CloseWrite()
+		s.ch.Close()
+	})
+}
+
+// sshPaths are what sshd sets on Debian, for root and for others.
+const (
+	sshPath     = "/usr/local/bin:/usr/bin:/bin:/usr/games"
+	sshRootPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+)
+
+func (s *sshSession) baseEnv() []string {
+	acct := s.conn.login.acct
+	peer, peerPort := hostPort(s.conn.conn.RemoteAddr())
+	here, herePort := hostPort(s.conn.conn.LocalAddr())
+	env := []string{
+		"HOME=" + acct.home, "USER=" + acct.name, "LOGNAME=" + acct.name,
+		"SHELL=" + acct.shell, "PATH=" + sshPath,
+		"SSH_CLIENT=" + strings.Join([]string{peer, peerPort, herePort}, " "),
+		"SSH_CONNECTION=" + strings.Join([]string{peer, peerPort, here, herePort}, " "),
+	}
+	if acct.uid == 0 {
+		env[4] = "PATH=" + sshRootPath
+	}
+	if tz, ok := os.LookupEnv("TZ"); ok {
+		env = append(env, "TZ="+tz)
+	}
+	return env
+}
+
+// hostPort is an address as SSH_CONNECTION has it; what is none is UNKNOWN and
+// 65535, as in sshd.
+func hostPort(a net.Addr) (host, port string) {
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return "UNKNOWN", "65535"
+	}
+	return ap.Addr().Unmap().String(), fmt.Sprint(ap.Port())
+}
+
+const sshCopyBuffer = 32 << 10 // a packet; the library wants no larger writes
+
+// feed copies what the client sends to the child. When the child reads no more
+// the rest is thrown away, for the client may not stop. End of file closes a
+// pipe; a terminal stays open, as in sshd.
+func (s *sshSession) feed() {
+	defer s.in.close()
+	b := make([]byte, sshCopyBuffer)
+	if s.child.term != nil {
+		b = b[:ptyCopyBuffer]
+	}
+	for deaf := false; ; {
+		n, err := s.in.Read(b)
+		if n > 0 && !deaf {
+			if _, err := s.child.stdin.Write(b[:n]); err != nil {
+				deaf = true
+				s.closeStdin()
+			}
+		}
+		if err != nil {
+			s.closeStdin()
+			return
+		}
+	}
+}
+
+func (s *sshSession) closeStdin() {
+	if s.child.term == nil {
+		s.child.stdin.Close()
+	}
+}
+
+// finish sees the child to its end, in the order that clients depend on: wait
+// for it, send how it ended, send all that was written to stdout and stderr,
+// then end of file for both, then close. Some OpenSSH versions lose a status
+// that comes after the end of file.
+//
+// On pipes this waits until the last process that holds them has closed them,
+// as sshd does; on a terminal only for what is there.
+func (s *sshSession) finish(kind string) {
+	var copying sync.WaitGroup
+	if s.child.term != nil {
+		copying.Go(func() { s.copyTerminal(s.child.term) })
+	} else {
+		copying.Go(func() { copyOut(s.ch, s.child.stdout) })
+		copying.Go(func() {
+			io.WriteString(s.ch.Stderr(), s.notice)
+			copyOut(s.ch.Stderr(), s.child.stderr)
+		})
+	}
+	status, err := s.child.wait()
+	if err != nil {
+		s.conn.logf("%s: %v", kind, err)
+	}
+	s.sendStatus(status)
+	s.conn.logf("%s, pid %d, ended: %s", kind, s.child.proc.Pid, statusText(status))
+	if s.child.term != nil {
+		s.child.term.master.SetReadDeadline(time.Unix(1, 0)) // long past: Read returns now
+	}
+	copying.Wait()
+	s.child.closeIO()
+	close(s.ended)
+	s.ch.CloseWrite()
+	s.ch.Close()
+}
+
+// copyOut copies until end of file. If nobody listens any more the pipe is
+// closed, so that the writer gets SIGPIPE.
+func copyOut(w io.Writer, r *os.File) {
+	b := make([]byte, sshCopyBuffer)
+	for {
+		n, err := r.Read(b)
+		if n > 0 {
+			if _, err := w.Write(b[:n]); err != nil {
+				r.Close()
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+const (
+	// ptyCopyBuffer is as much as a terminal gives or takes at once.
+	ptyCopyBuffer = 4 << 10
+	// maxPtyBacklog is more than a pty holds: a process left behind that goes
+	// on writing does not keep the session open.
+	maxPtyBacklog = 256 << 10
+)
+
+// copyTerminal copies until the terminal ends (EIO) or, once the leader is gone
+// and the deadline set, until nothing more is in it.
+func (s *sshSession) copyTerminal(t *terminal) {
+	b := make([]byte, ptyCopyBuffer)
+	io.WriteString(s.ch, s.notice)
+	for {
+		n, err := t.master.Read(b)
+		if n > 0 {
+			if _, err := s.ch.Write(b[:n]); err != nil {
+				return
+			}
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if err != nil {
+			return
+		}
+	}
+	t.master.SetReadDeadline(time.Time{})
+	for left := maxPtyBacklog; left > 0; {
+		n, err := t.readReady(b)
+		if err != nil || n == 0 {
+			return
+		}
+		if _, err := s.ch.Write(b[:n]); err != nil {
+			return
+		}
+		left -= n
+	}
+}
+
+// sendStatus tells how the child ended: RFC 4254, section 6.10.
+func (s *sshSession) sendStatus(status syscall.WaitStatus) {
+	if status.Signaled() {
+		s.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
+			Name          string
+			CoreDumped    bool
+			Message, Lang string
+		}{signalName(status.Signal()), status.CoreDump(), "", ""}))
+		return
+	}
+	s.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(status.ExitStatus())}))
+}
+
+func statusText(status syscall.WaitStatus) string {
+	if status.Signaled() {
+		return "signal " + signalName(status.Signal())
+	}
+	return fmt.Sprintf("status %d", status.ExitStatus())
+}
+
+// sshSignals are the names of RFC 4254, section 6.10, without "SIG".
+var sshSignals = map[string]syscall.Signal{
+	"ABRT": syscall.SIGABRT, "ALRM": syscall.SIGALRM, "FPE": syscall.SIGFPE,
+	"HUP": syscall.SIGHUP, "ILL": syscall.SIGILL, "INT": syscall.SIGINT,
+	"KILL": syscall.SIGKILL, "PIPE": syscall.SIGPIPE, "QUIT": syscall.SIGQUIT,
+	"SEGV": syscall.SIGSEGV, "TERM": syscall.SIGTERM,
+	"USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2,
+}
+
+// signalByName also takes the "SIG" that some clients put before it.
+func signalByName(name string) (syscall.Signal, bool) {
+	sig, ok := sshSignals[strings.TrimPrefix(name, "SIG")]
+	return sig, ok
+}
+
+// signalName names what the RFC does not as sshd does.
+func signalName(sig syscall.Signal) string {
+	for name, s := range sshSignals {
+		if s == sig {
+			return name
+		}
+	}
+	return "SIG@openssh.com"
+}

@@ -1,0 +1,175 @@
+//go:build !windows
+
+package main
+
+import (
+	"encoding/binary"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	canSuspend  = true
+	defaultTERM = "dumb"
+)
+
+// terminalSize is in characters and, where the terminal tells, pixels.
+func terminalSize(f *os.File) (windowChangeMsg, error) {
+	if f == nil {
+		return windowChangeMsg{}, os.ErrInvalid
+	}
+	ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return windowChangeMsg{}, err
+	}
+	return windowChangeMsg{uint32(ws.Col), uint32(ws.Row), uint32(ws.Xpixel), uint32(ws.Ypixel)}, nil
+}
+
+// watchResize returns a channel that has a value after each change of size,
+// until stop closes it.
+func watchResize(*os.File) (_ <-chan os.Signal, stop func()) {
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, unix.SIGWINCH)
+	return ch, func() { signal.Stop(ch); close(ch) }
+}
+
+// suspendSelf stops the job, as ^Z would, and returns when it goes on. In an
+// orphaned process group the kernel ignores SIGTSTP and no SIGCONT comes:
+// stopWait bounds the wait for it.
+func suspendSelf() {
+	resumed := make(chan os.Signal, 1)
+	signal.Notify(resumed, unix.SIGCONT)
+	defer signal.Stop(resumed)
+	unix.Kill(0, unix.SIGTSTP)
+	const stopWait = 200 * time.Millisecond
+	patience := time.NewTimer(stopWait)
+	defer patience.Stop()
+	select {
+	case <-resumed:
+	case <-patience.C:
+	}
+}
+
+// rawOutput has nothing to do: on Unix the modes of input and output are one.
+func rawOutput(*os.File) (undo func()) { return func() {} }
+
+// A stdinReader reads a file whose Read cannot be interrupted, a terminal or a
+// pipe in blocking mode, only when poll says that something is there.
+type stdinReader struct {
+	f    *os.File
+	ring *os.File // closed by cancel, so that wake is readable
+	once sync.Once
+
+	reading sync.Mutex
+	wake    *os.File // guarded by reading; nil once cancelled
+}
+
+func newStdinReader(f *os.File) sessionInput {
+	wake, ring, err := os.Pipe()
+	if err != nil { // no descriptors left: then only the end of f is an end
+		return uninterrupted{f}
+	}
+	return &stdinReader{f: f, ring: ring, wake: wake}
+}
+
+func (r *stdinReader) Read(b []byte) (int, error) {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	for r.wake != nil {
+		fds := []unix.PollFd{
+			{Fd: int32(r.f.Fd()), Events: unix.POLLIN},
+			{Fd: int32(r.wake.Fd()), Events: unix.POLLIN},
+		}
+		_, err := unix.Poll(fds, -1)
+		switch {
+		case err == unix.EINTR:
+		case err == nil && fds[1].Revents != 0:
+			r.closeLocked()
+		default:
+			return r.f.Read(b)
+		}
+	}
+	return 0, io.EOF
+}
+
+// cancel ends the Read that waits and all later ones.
+func (r *stdinReader) cancel() {
+	r.once.Do(func() { r.ring.Close() })
+	if r.reading.TryLock() { // else the Read that holds it wakes up
+		r.closeLocked()
+		r.reading.Unlock()
+	}
+}
+
+func (r *stdinReader) closeLocked() {
+	if r.wake != nil {
+		r.wake.Close()
+		r.wake = nil
+	}
+}
+
+type uninterrupted struct{ io.Reader }
+
+func (uninterrupted) cancel() {}
+
+// terminalModes encodes the modes of f as RFC 4254, section 8 has them.
+func terminalModes(f *os.File) string {
+	tio, err := unix.IoctlGetTermios(int(f.Fd()), ioctlGetModes)
+	if err != nil {
+		return "\x00"
+	}
+	var b []byte
+	put := func(op byte, value uint32) {
+		b = binary.BigEndian.AppendUint32(append(b, op), value)
+	}
+	for _, c := range modeChars {
+		put(c.op, uint32(tio.Cc[c.index]))
+	}
+	for _, m := range modeFlags {
+		word := [...]uint64{uint64(tio.Iflag), uint64(tio.Lflag), uint64(tio.Oflag), uint64(tio.Cflag)}[m.word]
+		set := uint32(0)
+		if word&m.mask == m.mask {
+			set = 1
+		}
+		put(m.op, set)
+	}
+	// The speed means nothing on a pseudo-terminal; some programs want one.
+	put(128, 38400)
+	put(129, 38400)
+	return string(append(b, 0))
+}
+
+// modeChars are the special characters that Linux and macOS share, in the
+// numbering of RFC 4254, section 8.
+var modeChars = []struct {
+	op    byte
+	index int
+}{
+	{1, syscall.VINTR}, {2, syscall.VQUIT}, {3, syscall.VERASE}, {4, syscall.VKILL},
+	{5, syscall.VEOF}, {6, syscall.VEOL}, {7, syscall.VEOL2}, {8, syscall.VSTART},
+	{9, syscall.VSTOP}, {10, syscall.VSUSP}, {12, syscall.VREPRINT}, {13, syscall.VWERASE},
+	{14, syscall.VLNEXT}, {18, syscall.VDISCARD},
+}
+
+// modeFlags are the flags, likewise; word counts input, local, output and
+// control modes.
+var modeFlags = []struct {
+	op   byte
+	word int
+	mask uint64
+}{
+	{30, 0, unix.IGNPAR}, {31, 0, unix.PARMRK}, {32, 0, unix.INPCK}, {33, 0, unix.ISTRIP},
+	{34, 0, unix.INLCR}, {35, 0, unix.IGNCR}, {36, 0, unix.ICRNL}, {38, 0, unix.IXON},
+	{39, 0, unix.IXANY}, {40, 0, unix.IXOFF}, {41, 0, unix.IMAXBEL}, {42, 0, unix.IUTF8},
+	{50, 1, unix.ISIG}, {51, 1, unix.ICANON}, {53, 1, unix.ECHO}, {54, 1, unix.ECHOE},
+	{55, 1, unix.ECHOK}, {56, 1, unix.ECHONL}, {57, 1, unix.NOFLSH}, {58, 1, unix.TOSTOP},
+	{59, 1, unix.IEXTEN}, {60, 1, unix.ECHOCTL}, {61, 1, unix.ECHOKE}, {62, 1, unix.PENDIN},
+	{70, 2, unix.OPOST}, {72, 2, unix.ONLCR}, {73, 2, unix.OCRNL}, {74, 2, unix.ONOCR}, {75, 2, unix.ONLRET},
+	{90, 3, unix.CS7}, {91, 3, unix.CS8}, {92, 3, unix.PARENB}, {93, 3, unix.PARODD},
+}

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Builds the program for every system into dist/. Argument: flags of the linker.
+set -euo pipefail
+ldflags=$1
+
+# system, processor, its variant, name of the file
+targets="
+linux amd64 - linux-amd64
+linux arm64 - linux-arm64
+linux arm 5 linux-armv5
+linux arm 6 linux-armv6
+linux arm 7 linux-armv7
+linux riscv64 - linux-riscv64
+linux mips softfloat linux-mips
+linux mipsle softfloat linux-mipsle
+darwin arm64 - darwin-arm64
+windows amd64 - windows-amd64.exe
+"
+mkdir -p dist
+while read -r os arch variant name; do
+	[ -n "$os" ] || continue
+	GOOS=$os GOARCH=$arch GOARM=${variant//[!0-9]/} GOMIPS=${variant//[^a-z]/} CGO_ENABLED=0 \
+		go build -trimpath -ldflags "$ldflags" -o "dist/sessio-$name" .
+	echo "dist/sessio-$name"
+done <<<"$targets"

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Prints how large the program is, packed and unpacked, beside its budget, and
+# fails above it. Argument: flags of the linker.
+set -euo pipefail
+export LC_ALL=C
+cd "$(dirname "$0")/.."
+testdata/cross.sh "$1" >/dev/null
+status=0
+
+# name, budget in bytes, budget with xz -9; - = only reported
+budgets="
+linux-amd64 10000000 3300000
+linux-arm64 9300000 2900000
+linux-armv5 9700000 3000000
+linux-armv6 9700000 3000000
+linux-armv7 9700000 3000000
+linux-riscv64 - -
+linux-mips 11000000 2900000
+linux-mipsle 11000000 2900000
+"
+over() { [ "$2" != - ] && [ "$1" -gt "$2" ]; }
+mb() { if [ "$1" = - ]; then echo -; else awk -v n="$1" 'BEGIN { printf "%.2f", n / 1e6 }'; fi; }
+printf '%-15s %8s %8s %8s %8s   (MB of 10^6 bytes)\n' target size budget xz budget
+while read -r name most mostxz; do
+	[ -n "$name" ] || continue
+	size=$(stat -c %s "dist/sessio-$name")
+	packed=$(xz -9 --stdout "dist/sessio-$name" | wc -c)
+	verdict=
+	if over "$size" "$most" || over "$packed" "$mostxz"; then
+		verdict='  OVER'
+		status=1
+	fi
+	printf '%-15s %8s %8s %8s %8s%s\n' "$name" "$(mb "$size")" "$(mb "$most")" "$(mb "$packed")" "$(mb "$mostxz")" "$verdict"
+done <<<"$budgets"
+
+# Looking up a method by name at run time keeps every method of every type in
+# the program: the linker says who does.
+reflecting=$(CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -dumpdep' -o /dev/null . 2>&1 | grep -o '^[^ ]* <ReflectMethod>' | sort -u || true)
+if [ -n "$reflecting" ]; then
+	echo "methods are looked up by name, so none can be left out: $reflecting" >&2
+	status=1
+fi
+
+files=$(find . -maxdepth 1 -name '*.go' ! -name '*_test.go' | wc -l)
+lines=$(find . -maxdepth 1 -name '*.go' ! -name '*_test.go' -exec cat {} + | wc -l)
+echo "source: $files files (budget 60), $lines lines (budget 20000), without tests"
+if [ "$lines" -gt 20000 ]; then
+	status=1
+fi
+exit $status

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"bytes"
+	"encoding/hex"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// wireParsers are the parsers by type, with a value of each whose bytes are
+// given: that is how every message must look for ever.
+var wireMessages = []struct {
+	kind  byte
+	name  string
+	parse func([]byte) (payload, error)
+	value payload
+	bytes string
+}{
+	{msgBeat, "beat", func(b []byte) (payload, error) { return parseBeat(b) },
+		&beatMsg{proto: protoRange{1, 2, "v1"}, serves: true, cookie: cookie{15: 9}, cands: addrList("192.0.2.1:22")},
+		"01 02 02 7631 01 00000000000000000000000000000009 01 00000000000000000000ffffc0000201 0016"},
+	{msgBeat, "beat of one that leaves", func(b []byte) (payload, error) { return parseBeat(b) },
+		&beatMsg{proto: protoRange{1, 1, ""}, leaves: true, cands: addrList()},
+		"01 01 00 02 00000000000000000000000000000000 00"},
+	{msgBeatAck, "beatAck", func(b []byte) (payload, error) { return parseBeatAck(b) },
+		&beatAckMsg{proto: protoRange{1, 1, "x"}, observed: addrList("[2001:db8::1]:7722")[0], cookie: cookie{1}, time: 0x65000000, seq: 7, head: [32]byte{0xaa}},
+		"01 01 01 78 20010db8000000000000000000000001 1e2a 01000000000000000000000000000000 0000000065000000 0000000000000007 aa" + strings.Repeat("00", 31)},
+	{msgHello, "hello", func(b []byte) (payload, error) { return parseHello(b) },
+		&helloMsg{cookie{2}}, "02000000000000000000000000000000"},
+	{msgCall, "call", func(b []byte) (payload, error) { return parseCall(b) },
+		&callMsg{proto: protoRange{1, 1, ""}, cookie: cookie{3}, call: callID{4}, target: "dabcdefghijklmnopqrstuvwxy", cands: addrList("10.0.0.1:1")},
+		"01 01 00 03000000000000000000000000000000 0400000000000000 64" + hex.EncodeToString([]byte("abcdefghijklmnopqrstuvwxy")) + " 01 00000000000000000000ffff0a000001 0001"},
+	{msgAnswer, "answer", func(b []byte) (payload, error) { return parseAnswer(b) },
+		&answerMsg{call: callID{1}, token: sessionToken{2}, ttl: 86400, instance: instanceID{3}, target: addrList("1.2.3.4:5")[0], caller: addrList("6.7.8.9:10")[0], cands: addrList()},
+		"0100000000000000 02000000000000000000000000000000 00015180 0300000000000000 00000000000000000000ffff01020304 0005 00000000000000000000ffff06070809 000a 00"},
+	{msgRing, "ring", func(b []byte) (payload, error) { return parseRing(b) },
+		&ringMsg{call: callID{1}, token: sessionToken{2}, ttl: 1, keys: publicKeys{bytes.Repeat([]byte{7}, 32), [32]byte{8}}, instance: instanceID{3}, caller: addrList("1.2.3.4:5")[0], cands: addrList()},
+		"0100000000000000 02000000000000000000000000000000 00000001 " + strings.Repeat("07", 32) + " 08" + strings.Repeat("00", 31) + " 0300000000000000 00000000000000000000ffff01020304 0005 00"},
+	{msgRefuse, "refuse", func(b []byte) (payload, error) { return parseRefuse(b) },
+		&refuseMsg{call: callID{1}, reason: refuseOffline, seconds: 3600, proto: protoRange{1, 1, "v"}},
+		"0100000000000000 02 0000000000000e10 01 01 01 76"},
+	{msgAck, "ack", func(b []byte) (payload, error) { return parseAck(b) }, &ackMsg{258}, "0000000000000102"},
+	{msgNews, "news", func(b []byte) (payload, error) { return parseNews(b) },
+		&newsMsg{3, [32]byte{31: 1}}, "0000000000000003 " + strings.Repeat("00", 31) + "01"},
+	{msgPing, "ping", func(b []byte) (payload, error) { return parsePing(b) }, &pingMsg{1}, "0000000000000001"},
+	{msgPong, "pong", func(b []byte) (payload, error) { return parsePong(b) },
+		&pongMsg{1, netip.AddrPort{}}, "0000000000000001 " + strings.Repeat("00", 18)},
+}
+
+func addrList(list ...string) []netip.AddrPort {
+	out := make([]netip.AddrPort, 0, len(list))
+	for _, s := range list {
+		out = append(out, netip.MustParseAddrPort(s))
+	}
+	return out
+}
+
+func wireHex(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestWireBytes(t *testing.T) {
+	for _, m := range wireMessages {
+		want := wireHex(t, m.bytes)
+		if got := m.value.append(nil); !bytes.Equal(got, want) {
+			t.Errorf("%s is\n%x, not\n%x", m.name, got, want)
+		}
+		got, err := m.parse(append(bytes.Clone(want), 1, 2, 3)) // later fields
+		if err != nil || !reflect.DeepEqual(got, m.value) {
+			t.Errorf("%s parses as %+v, %v, not %+v", m.name, got, err, m.value)
+		}
+		for n := range want {
+			if _, err := m.parse(want[:n]); err == nil {
+				t.Errorf("%s cut to %d of %d bytes was accepted", m.name, n, len(want))
+			}
+		}
+	}
+}
+
+func TestWireRefusesTooManyCandidates(t *testing.T) {
+	b := (&beatMsg{proto: protoRange{1, 1, ""}}).append(nil)
+	b[len(b)-1] = maxCandidates + 1
+	b = append(b, make([]byte, 18*(maxCandidates+1))...)
+	if _, err := parseBeat(b); err == nil {
+		t.Error("nine candidates were accepted")
+	}
+}
+
+func FuzzParseMessage(f *testing.F) {
+	for _, m := range wireMessages {
+		f.Add(m.kind, m.value.append(nil))
+	}
+	f.Fuzz(func(t *testing.T, kind byte, b []byte) {
+		for _, m := range wireMessages {
+			if m.kind != kind {
+				continue
+			}
+			v, err := m.parse(b)
+			if err != nil {
+				continue
+			}
+			again, err := m.parse(v.append(nil))
+			if err != nil || !reflect.DeepEqual(again, v) {
+				t.Fatalf("%s: %+v came back as %+v, %v", m.name, v, again, err)
+			}
+		}
+	})
+}
+
+func FuzzParseHead(f *testing.F) {
+	f.Add(msgHead{msgPing, instanceID{1}, instanceID{2}, 3}.append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, rest, err := parseHead(b)
+		if err == nil && !bytes.Equal(append(h.append(nil), rest...), b) {
+			t.Fatalf("%x came back as %+v and %x", b, h, rest)
+		}
+	})
+}
+
+func FuzzReadStreamHead(f *testing.F) {
+	f.Add(streamHead{streamSSH, 1, []byte("token")}.append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := readStreamHead(bytes.NewReader(b))
+		if err == nil && !bytes.HasPrefix(b, h.append(nil)) {
+			t.Fatalf("%x read as %+v", b, h)
+		}
+	})
+}
+
+// wireKeys are two ends' keys, made from constant seeds.
+func wireIdentity(t testing.TB, seed byte) *identity {
+	t.Helper()
+	id, err := newIdentity(ed25519FromSeed(seed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestSealOpensOnlyForThePeer(t *testing.T) {
+	a, b := wireIdentity(t, 1), wireIdentity(t, 2)
+	send, back, err := sealKeys(a.path, sealDevice, b.keys.path, sealCoord)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, recv, err := sealKeys(b.path, sealCoord, a.keys.path, sealDevice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := msgHead{msgPing, instanceID{1}, instanceID{2}, 1}.append(nil)
+	d := send.seal(sealHint{9}, body)
+	got, err := recv.open(d)
+	if err != nil || !bytes.Equal(got, body) {
+		t.Fatalf("opened as %x, %v", got, err)
+	}
+	for i := range d {
+		for bit := range 8 {
+			c := bytes.Clone(d)
+			c[i] ^= 1 << bit
+			if _, err := recv.open(c); err == nil {
+				t.Fatalf("opens with bit %d of byte %d flipped", bit, i)
+			}
+		}
+	}
+	for n := range d {
+		if _, err := recv.open(d[:n]); err == nil {
+			t.Fatalf("opens when cut to %d bytes", n)
+		}
+	}
+	if _, err := back.open(d); err == nil {
+		t.Fatal("opens with the key of the other direction: it could be reflected")
+	}
+	asDevice, _, _ := sealKeys(a.path, sealDevice, b.keys.path, sealDevice)
+	if _, err := recv.open(asDevice.seal(sealHint{9}, body)); err == nil {
+		t.Fatal("a datagram for a device opens at a coordinator of the same key")
+	}
+}
+
+func TestSealRefusesLowOrderKeys(t *testing.T) {
+	if _, _, err := sealKeys(wireIdentity(t, 1).path, sealDevice, [32]byte{}, sealDevice); err == nil {
+		t.Error("the zero path key was accepted")
+	}
+}
+
+func TestReplayWindow(t *testing.T) {
+	var w replayWindow
+	for _, c := range []struct {
+		n     uint64
+		fresh bool
+	}{{0, false}, {1, true}, {1, false}, {3, true}, {2, true}, {2, false}, {100, true}, {37, true}, {37, false},
+		{36, false}, {200, true}, {100, false}, {137, true}, {1 << 63, true}, {200, false}} {
+		if got := w.fresh(c.n); got != c.fresh {
+			t.Fatalf("counter %d fresh: %v, not %v", c.n, got, c.fresh)
+		}
+	}
+}
+
+func TestBoxAccepts(t *testing.T) {
+	x := sealBox{mine: instanceID{1}, theirs: instanceID{2}}
+	for _, c := range []struct {
+		name string
+		h    msgHead
+		want error
+	}{
+		{"fresh", msgHead{0, instanceID{2}, instanceID{1}, 5}, nil},
+		{"played again", msgHead{0, instanceID{2}, instanceID{1}, 5}, errReplayed},
+		{"for our last process", msgHead{0, instanceID{2}, instanceID{9}, 6}, errInstance},
+		{"from their last process", msgHead{0, instanceID{9}, instanceID{1}, 6}, errInstance},
+	} {
+		if err := x.accept(c.h); err != c.want {
+			t.Errorf("%s: %v, not %v", c.name, err, c.want)
+		}
+	}
+}
