@@ -164,7 +164,7 @@ func fetchInto(ctx context.Context, c *coordClient, t *trustStore) error {
 	}
 	var beside error
 	err := c.fetchEach(ctx, a.acct, from, nil, func(page [][]byte) error {
-		res, err := t.addAll(page, false)
+		res, err := t.addAll(page)
 		from += uint64(len(page))
 		switch n := res.appended + res.kept; {
 		case n > 0 && (codeOf(err) == "fork" || codeOf(err) == "time-future"):

@@ -27,7 +27,7 @@ var layout = []string{
 	// what all else stands on
 	"errs", "sorting", "version", "memory", "log", "ids", "flatfile", "identity", "lock",
 	// the trust log: bytes, state, disk, exchange
-	"sshsig", "trust_ops trust_stmt", "trust_record trust trust_rules trust_effect trust_view", "trust_build", "trust_recovery", "trust_fork", "trust_lock",
+	"sshsig", "trust_ops trust_stmt", "trust_record trust trust_rules trust_effect trust_view", "trust_build", "trust_recovery", "trust_fork",
 	"trust_frames", "trust_store trust_load trust_derived", "trust_fsck", "trust_exchange",
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_seal", "wire_box", "udp_source", "udp", "candidates", "punch", "coord_talk",

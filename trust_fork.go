@@ -81,22 +81,6 @@ func (t *trustTree) add(raw []byte, now time.Time) (addOutcome, error) {
 	return addNothing, err
 }
 
-// checkNext refuses a record that is neither the next one of the log nor in it:
-// whoever made it has not seen the log's head.
-func (t *trustTree) checkNext(raw []byte) error {
-	rec, err := parseRecord(raw)
-	if err != nil {
-		return err
-	}
-	seq := rec.stmt.seq
-	known := seq < uint64(len(t.log)) && t.log[seq].hash == rec.hash
-	next := seq == uint64(len(t.log)) && rec.stmt.prev == t.state.head()
-	if foreign := seq != 0 && rec.stmt.acct != t.pin; !known && !next && !foreign {
-		return coded("stale-head", "statement %d does not follow statement %d, where the log ends now", seq, t.state.seq())
-	}
-	return nil
-}
-
 // find returns the record with the given number and hash, or nil.
 func (t *trustTree) find(seq uint64, hash stmtHash) *treeNode {
 	if seq < uint64(len(t.log)) && t.log[seq].hash == hash {

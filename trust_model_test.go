@@ -270,33 +270,43 @@ func (m *model) meetings() {
 
 func TestTrustModel(t *testing.T) {
 	base := modelBase(t)
-	start := base.tree()
 	other := newTrustTestAcct(t)
 	other.addDevice("evil")
 	evil := base.text(opDeviceAdd{trustTestID("evil"), trustTestKeys("evil"), trustTestGrant("evil")})
 	hostile := append(other.raws[1:], base.sign(evil, trustTestKey("coordinator")), base.sign(evil, base.b))
-	good := map[stmtHash]bool{}
 	var paths [6][]*trustTestAcct
 	for n := range paths {
 		paths[n] = modelPaths(base, n)
 	}
-	states, checked, pairs := 0, 0, 0
 	for total := 1; total <= 5; total++ {
 		for left := (total + 1) / 2; left <= total; left++ {
-			for _, x := range paths[left] {
-				for _, y := range paths[total-left] {
-					if !modelWanted(x, y) {
-						continue
-					}
-					pairs++
-					m := &model{t: t, records: append(x.raws[3:len(x.raws):len(x.raws)], y.raws[3:]...), hostile: hostile, good: good}
-					m.explore(start)
-					m.meetings()
-					states += len(m.states)
-					checked += m.checked
-				}
-			}
+			t.Run(fmt.Sprint(left, "+", total-left), func(t *testing.T) {
+				t.Parallel()
+				modelSearch(t, base.tree(), paths[left], paths[total-left], hostile)
+			})
 		}
+	}
+}
+
+// modelSearch explores every pair of a history of xs and one of ys.
+func modelSearch(t *testing.T, start *trustTree, xs, ys []*trustTestAcct, hostile [][]byte) {
+	good := map[stmtHash]bool{}
+	states, checked, pairs := 0, 0, 0
+	for _, x := range xs {
+		for _, y := range ys {
+			if !modelWanted(x, y) {
+				continue
+			}
+			pairs++
+			m := &model{t: t, records: append(x.raws[3:len(x.raws):len(x.raws)], y.raws[3:]...), hostile: hostile, good: good}
+			m.explore(start)
+			m.meetings()
+			states += len(m.states)
+			checked += m.checked
+		}
+	}
+	if pairs == 0 {
+		t.Error("nothing to search")
 	}
 	t.Logf("%d pairs of histories, %d states, %d transitions and meetings", pairs, states, checked)
 }

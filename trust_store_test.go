@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -174,49 +173,6 @@ func TestTrustStoreLogOfAnotherAccount(t *testing.T) {
 	notes := trustTestNotes(again)
 	if again.state() != nil || len(*notes) != 1 || codeOf((*notes)[0]) != "log-corrupt" {
 		t.Error(again.state(), *notes)
-	}
-}
-
-// Compare and swap on (seq, prev): the loser signs nothing again by itself.
-func TestTrustStoreAppendNew(t *testing.T) {
-	k := newTrustTestAcct(t)
-	k.addDevice("attic")
-	one, two := k.branch(), k.branch()
-	first, second := one.addDevice("one"), two.addDevice("two")
-	third := two.addDevice("three")
-	st := trustTestStore(t, k, 0)
-	if err := st.appendNew(k.raws[1]); codeOf(err) != "stale-head" {
-		t.Error("into an empty log:", err)
-	}
-	for _, raw := range k.raws {
-		if err := st.appendNew(raw); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := errors.Join(st.appendNew(first), st.appendNew(first)); err != nil {
-		t.Fatal(err)
-	}
-	for _, raw := range [][]byte{second, third} {
-		if err := st.appendNew(raw); codeOf(err) != "stale-head" {
-			t.Error(err)
-		}
-	}
-	foreign := newTrustTestAcct(t)
-	if err := st.appendNew(foreign.addDevice("x")); codeOf(err) != "wrong-account" {
-		t.Error(err)
-	}
-	if err := st.appendNew(nil); codeOf(err) != "record-malformed" {
-		t.Error(err)
-	}
-	if st.state().head() != one.state.head() || trustTestTroubles(st.state()) != "" {
-		t.Error("the loser has left a trace")
-	}
-	// what is only kept beside the log is not in it
-	if _, err := st.add(second); codeOf(err) != "fork" {
-		t.Error(err)
-	}
-	if err := st.appendNew(second); codeOf(err) != "stale-head" {
-		t.Error(err)
 	}
 }
 
@@ -534,21 +490,5 @@ func TestTrustStoreDerivedFiles(t *testing.T) {
 	notes = trustTestNotes(trustTestOpen(t, st.dir))
 	if len(*notes) != 1 || trustTestRead(t, keysFile) != good {
 		t.Error(*notes)
-	}
-
-	// a coordinator's copy makes none
-	dir := t.TempDir()
-	archive, err := openTrustArchive(dir, trustTestClock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := archive.setAnchor(trustTestAnchor(k)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := archive.add(k.raws...); err != nil {
-		t.Fatal(err)
-	}
-	if got := trustTestFiles(t, dir); len(got) != 1 || archive.reset() != nil {
-		t.Error(got)
 	}
 }
