@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 // This file runs testdata/script/*.txt: what a person types, and what they
