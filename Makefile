@@ -4,7 +4,10 @@ GO          ?= go
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BUILT_AT    ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 LDFLAGS      = -s -w -X main.version=$(VERSION) -X main.builtAt=$(BUILT_AT)
-BUILD        = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+# Nothing here speaks HTTP/2 (0.6 MB); our own package is not inlined into
+# itself (0.14 MB): what is hot is in the libraries, which are.
+GOFLAGS_SIZE = -tags nethttpomithttp2 -gcflags sessio=-l
+BUILD        = CGO_ENABLED=0 $(GO) build -trimpath $(GOFLAGS_SIZE) -ldflags '$(LDFLAGS)'
 
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK  = golang.org/x/vuln/cmd/govulncheck@v1.9.0

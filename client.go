@@ -101,7 +101,7 @@ func (c *client) askCoordinator(ctx context.Context, called string) (waiting boo
 		a, _ := c.trust.anchor()
 		list, err := cc.pending(ctx, a.acct)
 		waiting = slices.ContainsFunc(list, func(p pendingJoin) bool {
-			return p.name == called || string(p.keys.deviceID()) == called
+			return waitingName(c.dir, p) == called || string(p.keys.deviceID()) == called
 		})
 		return err
 	})

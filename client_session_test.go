@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -185,8 +186,13 @@ func TestRunInterrupted(t *testing.T) {
 			run := term.start(sshcHelper(p, "run", "x"))
 			term.expect("started")
 			term.keys("\x03") // the terminal makes it a SIGINT: it is not raw
-			if got := <-got; got != "INT" {
-				t.Errorf("signal %q", got)
+			select {
+			case name := <-got:
+				if name != "INT" {
+					t.Errorf("signal %q", name)
+				}
+			case <-time.After(sshcPatience):
+				t.Fatal("no signal came")
 			}
 			if obeys {
 				term.expect("last words")

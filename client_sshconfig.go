@@ -23,7 +23,7 @@ func sshConfigVerb() verb {
 				if err := o.none(); err != nil {
 					return err
 				}
-				return withClient(ctx, p, dir, func(_ context.Context, c *client) error {
+				return withClient(ctx, p, dir, false, func(_ context.Context, c *client) error {
 					binary, err := os.Executable()
 					if err != nil {
 						return fmt.Errorf("where this program lies: %w", err)
@@ -60,7 +60,7 @@ func sshConfigText(devices []signedDevice, binary, dir, defaultDir, local string
 	} else {
 		command += " proxy"
 	}
-	fmt.Fprintf(&b, "Host *.sessio\n    ProxyCommand %s %%h\n    UserKnownHostsFile %s\n    StrictHostKeyChecking yes\n",
+	fmt.Fprintf(&b, "Host *.sessio\n    ProxyCommand %s %%h\n    UserKnownHostsFile %s\n    GlobalKnownHostsFile none\n    StrictHostKeyChecking yes\n    Port 22\n",
 		command, configWord(filepath.Join(dir, "known_hosts")))
 	return b.String()
 }

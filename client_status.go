@@ -73,7 +73,7 @@ func statusVerb() verb {
 				if err := o.none(); err != nil {
 					return err
 				}
-				return withClient(ctx, p, dir, func(ctx context.Context, c *client) error {
+				return withClient(ctx, p, dir, false, func(ctx context.Context, c *client) error {
 					r := c.report(ctx, p.now())
 					if *asJSON {
 						return r.writeJSON(p)
@@ -158,7 +158,7 @@ func (c *client) deviceStatuses(now time.Time, seen map[deviceID]memberStatus, w
 		out = append(out, d)
 	}
 	for _, j := range waiting {
-		d := statusDevice{Type: "waiting", Name: j.name, Device: string(j.keys.deviceID())}
+		d := statusDevice{Type: "waiting", Name: waitingName(c.dir, j), Device: string(j.keys.deviceID())}
 		out = append(out, d)
 	}
 	return out

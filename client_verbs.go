@@ -12,13 +12,8 @@ import (
 )
 
 // withClient runs f with this machine's state, until a signal.
-func withClient(ctx context.Context, p *program, dir stateDir, f func(ctx context.Context, c *client) error) error {
-	path, err := dir.path()
-	if err != nil {
-		return err
-	}
-	log := &lineLog{level: 0, now: p.now, w: p.err}
-	c, err := openClient(path, log.logf)
+func withClient(ctx context.Context, p *program, dir stateDir, verbose bool, f func(ctx context.Context, c *client) error) error {
+	c, err := p.openClient(dir, verbose)
 	if err != nil {
 		return err
 	}
@@ -28,41 +23,42 @@ func withClient(ctx context.Context, p *program, dir stateDir, f func(ctx contex
 	return f(ctx, c)
 }
 
-// failedLink makes what kept a verb from its device exit status 255, as ssh
-// does: 1 would be the command's own.
-func failedLink(err error) error {
-	if exitStatus(err) == 1 {
-		return &exitError{255, err}
-	}
-	return err
+// withDevice is withClient for a verb whose own failures end it as those of
+// ssh do.
+func withDevice(ctx context.Context, p *program, dir stateDir, verbose bool, f func(ctx context.Context, c *client) error) error {
+	return linkFailure(withClient(ctx, p, dir, verbose, f))
+}
+
+func verboseFlag(f *flag.FlagSet) *bool {
+	return f.Bool("v", false, "say how the device is reached")
 }
 
 func loginFlag(f *flag.FlagSet) *string {
-	return f.String("l", "", "log in as `user`")
+	return f.String("l", "", "`login` on the device; else of LOGIN@, else yours if it is listed, else the only one")
 }
 
 func shellVerb() verb {
-	return verb{name: "shell", usage: "[-l user] [user@]DEVICE", summary: "a login shell on a device",
+	return verb{name: "shell", usage: "[-l LOGIN] [-v] [LOGIN@]DEVICE", summary: "a login shell on a device",
 		more: "At the start of a line ~. ends the link and ~? shows what else there is. The\nexit status is the shell's, or 255 when there is no link.",
 		setup: func(f *flag.FlagSet) verbRun {
-			dir, user := dirFlag(f), loginFlag(f)
+			dir, user, verbose := dirFlag(f), loginFlag(f), verboseFlag(f)
 			return func(ctx context.Context, p *program, o operands) error {
 				args, err := parseShellOperands(o.all(), *user)
 				if err != nil {
 					return err
 				}
-				return failedLink(withClient(ctx, p, dir, func(ctx context.Context, c *client) error {
+				return withDevice(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
 					return cmdShell(ctx, c, p.stdio, args)
-				}))
+				})
 			}
 		}}
 }
 
 func runVerb() verb {
-	return verb{name: "run", usage: "[-t] [-j N] [-l user] [user@]DEVICE… -- CMD ARG…", summary: "a command on one device or several", command: true,
+	return verb{name: "run", usage: "[-t] [-j N] [-l LOGIN] [-v] [LOGIN@]DEVICE… -- CMD ARG…", summary: "a command on one device or several", command: true,
 		more: "Behind -- one word is a line for the device's shell, and several words arrive as\nexactly those arguments. Without -- the first word is the device and the rest the\ncommand. With several devices each line of output begins with the device's name,\nand the exit status is the worst.",
 		setup: func(f *flag.FlagSet) verbRun {
-			dir, user := dirFlag(f), loginFlag(f)
+			dir, user, verbose := dirFlag(f), loginFlag(f), verboseFlag(f)
 			tty := f.Bool("t", false, "run it on a terminal")
 			jobs := f.Int("j", 0, "`devices` at once (default 16)")
 			return func(ctx context.Context, p *program, o operands) error {
@@ -73,50 +69,50 @@ func runVerb() verb {
 				if *jobs < 0 {
 					return usageError("-j %d: at least 1", *jobs)
 				}
-				return failedLink(withClient(ctx, p, dir, func(ctx context.Context, c *client) error {
+				return withDevice(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
 					return cmdRun(ctx, c, p.stdio, runArgs{devices, line, *tty, *jobs, *user})
-				}))
+				})
 			}
 		}}
 }
 
 func proxyVerb() verb {
-	return verb{name: "proxy", usage: "[user@]DEVICE [PORT]", summary: "the device's SSH on standard input and output, for ssh's ProxyCommand",
+	return verb{name: "proxy", usage: "[-v] [LOGIN@]DEVICE [PORT]", summary: "the device's SSH on standard input and output, for ssh's ProxyCommand",
 		setup: func(f *flag.FlagSet) verbRun {
-			dir := dirFlag(f)
+			dir, verbose := dirFlag(f), verboseFlag(f)
 			return func(ctx context.Context, p *program, o operands) error {
 				args, err := parseProxyOperands(o.all())
 				if err != nil {
 					return err
 				}
-				return failedLink(withClient(ctx, p, dir, func(ctx context.Context, c *client) error {
+				return withDevice(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
 					return cmdProxy(ctx, c, p.stdio, args)
-				}))
+				})
 			}
 		}}
 }
 
 func forwardStartVerb() verb {
-	return verb{name: "forward start", usage: "[-l user] DEVICE [BIND:]PORT:HOST:PORT…", summary: "ports here that lead to addresses that the device reaches",
+	return verb{name: "forward start", usage: "[-l LOGIN] [-v] [LOGIN@]DEVICE [BIND:]PORT:HOST:PORT…", summary: "ports here that lead to addresses that the device reaches",
 		more: "BIND is the address to listen on here, localhost if left out. HOST is resolved on\nthe device. Each line printed is a port that answers; ^C ends them.",
 		setup: func(f *flag.FlagSet) verbRun {
-			dir, user := dirFlag(f), loginFlag(f)
+			dir, user, verbose := dirFlag(f), loginFlag(f), verboseFlag(f)
 			return func(ctx context.Context, p *program, o operands) error {
 				args, err := parseForwardOperands(o.all(), *user)
 				if err != nil {
 					return err
 				}
-				return failedLink(withClient(ctx, p, dir, func(ctx context.Context, c *client) error {
+				return withDevice(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
 					return cmdForward(ctx, c, p.stdio, args)
-				}))
+				})
 			}
 		}}
 }
 
 func pingVerb() verb {
-	return verb{name: "ping", usage: "[-c N] [-json] DEVICE", summary: "round trips over the link, and the path that it takes",
+	return verb{name: "ping", usage: "[-c N] [-json] [-v] DEVICE", summary: "round trips over the link, and the path that it takes",
 		setup: func(f *flag.FlagSet) verbRun {
-			dir := dirFlag(f)
+			dir, verbose := dirFlag(f), verboseFlag(f)
 			count := f.Int("c", 4, "how `many`")
 			asJSON := f.Bool("json", false, "one JSON object a line")
 			return func(ctx context.Context, p *program, o operands) error {
@@ -127,7 +123,7 @@ func pingVerb() verb {
 				if *count < 1 {
 					return usageError("-c %d: at least 1", *count)
 				}
-				return withClient(ctx, p, dir, func(ctx context.Context, c *client) error {
+				return withClient(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
 					return c.pingTimes(ctx, p, device, *count, *asJSON)
 				})
 			}

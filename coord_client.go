@@ -164,7 +164,7 @@ func fetchInto(ctx context.Context, c *coordClient, t *trustStore) error {
 	}
 	var beside error
 	err := c.fetchEach(ctx, a.acct, from, nil, func(page [][]byte) error {
-		res, err := t.addAll(page, false)
+		res, err := t.addAll(page)
 		from += uint64(len(page))
 		switch n := res.appended + res.kept; {
 		case n > 0 && (codeOf(err) == "fork" || codeOf(err) == "time-future"):
@@ -248,4 +248,9 @@ func (c *coordClient) devices(ctx context.Context, acct acctID) ([]deviceSeen, e
 // whoami says how the coordinator sees us, and its time.
 func (c *coordClient) whoami(ctx context.Context) (*whoamiMsg, error) {
 	return asked(c, ctx, opWhoami, noMsg{}, parseWhoami)
+}
+
+// coordKeys are the coordinator's keys, as the connection has proved them.
+func (c *coordClient) coordKeys() (publicKeys, error) {
+	return keysOfCert(c.conn.ConnectionState().TLS.PeerCertificates[0].Raw)
 }

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
-	"golang.org/x/crypto/ssh"
 )
 
 // A linkOwner is what a link needs of the process that it lives in.
@@ -359,6 +358,3 @@ func (l *link) peerName() string {
 	}
 	return string(l.device)
 }
-
-// hostKey is what the peer's SSH server must show: the identity of the link.
-func (l *link) hostKey() ssh.PublicKey { return l.peer.sshKey() }

@@ -1,8 +1,9 @@
 package main
 
-// This file keeps a role from running twice in one directory. The lock is the
-// kernel's, on an open file, so that it ends with its process however that
-// ends: a lock or a pid file left behind by kill -9 is never in the way.
+// This file keeps a role from running twice in one directory, and processes that
+// share files from writing them at once. The lock is the kernel's, on an open
+// file, so that it ends with its process however that ends: a lock or a pid file
+// left behind by kill -9 is never in the way.
 
 import (
 	"errors"
@@ -33,7 +34,7 @@ func holdFile(file string) (*fileLock, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := tryLock(f); err != nil {
+		if err := flock(f, false); err != nil {
 			f.Close()
 			return nil, fmt.Errorf("%s: %w%s", file, err, holderOf(file))
 		}
@@ -102,4 +103,18 @@ func lockRole(dir, role string) (*fileLock, error) {
 		return nil, fmt.Errorf("locking the role: %w", err)
 	}
 	return l, nil
+}
+
+// lockFile waits until nobody else holds the lock on file, in this process or
+// another. The file stays.
+func lockFile(file string) (unlock func(), err error) {
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(f, true); err != nil {
+		f.Close()
+		return nil, &os.PathError{Op: "lock", Path: file, Err: err}
+	}
+	return func() { f.Close() }, nil
 }

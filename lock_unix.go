@@ -8,11 +8,16 @@ import (
 	"syscall"
 )
 
-// tryLock takes an exclusive lock without waiting. It belongs to the open file
-// and is not inherited by children: Go opens files close-on-exec.
-func tryLock(f *os.File) error {
+// flock takes an exclusive lock, at once or not at all unless wait is set. It
+// belongs to the open file and is not inherited by children: Go opens files
+// close-on-exec.
+func flock(f *os.File, wait bool) error {
+	how := syscall.LOCK_EX
+	if !wait {
+		how |= syscall.LOCK_NB
+	}
 	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := syscall.Flock(int(f.Fd()), how)
 		switch {
 		case errors.Is(err, syscall.EINTR):
 			continue

@@ -13,6 +13,9 @@ import (
 )
 
 func main() {
+	if isNetChild(os.Args) {
+		os.Exit(exitStatus(runNetChild()))
+	}
 	p := &program{stdio{os.Stdin, os.Stdout, os.Stderr}, time.Now}
 	err := p.run(context.Background(), os.Args[1:])
 	p.printError(err)
@@ -24,6 +27,10 @@ func (p *program) run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		p.err.WriteString(helpText())
 		return &exitError{status: 2}
+	}
+	if isHelpFlag(args[0]) {
+		_, err := p.out.WriteString(helpText())
+		return err
 	}
 	if strings.HasPrefix(args[0], "-") {
 		return p.runRoles(ctx, args)

@@ -4,7 +4,6 @@ package main
 // none of that name.
 
 import (
-	"slices"
 	"strings"
 )
 
@@ -40,23 +39,33 @@ func revokedError(dev signedDevice) error {
 	return withHint(coded("revoked", "revoked (%s)", dev.reason), "it can be enrolled again with a new ticket and a new identity")
 }
 
-// nearNames are the names that differ by a slip of the fingers, at most three.
-func nearNames(st *trustState, name string) (near []string) {
+// nearNames are the devices whose names are near.
+func nearNames(st *trustState, name string) []string {
+	var names []string
+	for _, dev := range st.devices() {
+		names = append(names, dev.name)
+	}
+	return nearest(name, names)
+}
+
+// nearest are those names that differ from name by a slip of the fingers, at
+// most three.
+func nearest(name string, names []string) (near []string) {
 	type guess struct {
 		name string
 		d    int
 	}
 	var guesses []guess
-	for _, dev := range st.devices() {
-		d := editDistance(name, dev.name)
-		if strings.HasPrefix(dev.name, name) || strings.HasPrefix(name, dev.name) {
+	for _, n := range names {
+		d := editDistance(name, n)
+		if strings.HasPrefix(n, name) || strings.HasPrefix(name, n) {
 			d = min(d, 2)
 		}
 		if d <= 2 {
-			guesses = append(guesses, guess{dev.name, d})
+			guesses = append(guesses, guess{n, d})
 		}
 	}
-	slices.SortStableFunc(guesses, func(a, b guess) int { return a.d - b.d })
+	sortBy(guesses, func(a, b guess) int { return a.d - b.d })
 	for _, g := range guesses[:min(len(guesses), 3)] {
 		near = append(near, g.name)
 	}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"time"
 )
@@ -49,7 +48,7 @@ func (n *node) linkStatuses() []linkStatus {
 	for l := range n.links {
 		out = append(out, n.linkStatusLocked(l))
 	}
-	slices.SortFunc(out, func(a, b linkStatus) int { return strings.Compare(a.Name+a.Link, b.Name+b.Link) })
+	sortBy(out, func(a, b linkStatus) int { return strings.Compare(a.Name+a.Link, b.Name+b.Link) })
 	return out
 }
 

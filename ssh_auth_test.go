@@ -36,15 +36,15 @@ func sshdTwoKeys(t *testing.T, change func(*sshPolicy)) (d *sshdTest, phone ssh.
 	return d, phone
 }
 
-// A liar is a signer that shows one key and signs with another.
-type liar struct {
+// An sshdLiar is a signer that shows one key and signs with another.
+type sshdLiar struct {
 	ssh.Signer
 	shown ssh.PublicKey
 }
 
-func (l liar) PublicKey() ssh.PublicKey { return l.shown }
+func (l sshdLiar) PublicKey() ssh.PublicKey { return l.shown }
 
-func (l liar) SignWithAlgorithm(r io.Reader, data []byte, algo string) (*ssh.Signature, error) {
+func (l sshdLiar) SignWithAlgorithm(r io.Reader, data []byte, algo string) (*ssh.Signature, error) {
 	return l.Signer.Sign(r, data)
 }
 
@@ -54,32 +54,32 @@ func TestSSHDForeignSignature(t *testing.T) {
 	d, phone := sshdTwoKeys(t, nil)
 	laptop := sshdSigner(t, d.key).PublicKey()
 	for _, by := range []ssh.Signer{sshdSigner(t, sshdKey(t)), phone} {
-		if cl, err := d.dial(ssh.PublicKeys(liar{by, laptop})); err == nil {
+		if cl, err := d.dial(ssh.PublicKeys(sshdLiar{by, laptop})); err == nil {
 			cl.Close()
 			t.Errorf("a signature by another key: logged in, log %q", d.logged())
 		}
 	}
 }
 
-// A turncoat is a public key that changes once it has been asked about.
-type turncoat struct {
+// An sshdTurncoat is a public key that changes once it has been asked about.
+type sshdTurncoat struct {
 	ssh.PublicKey
 	then  ssh.PublicKey
 	asked *int
 }
 
-func (k turncoat) Marshal() []byte {
+func (k sshdTurncoat) Marshal() []byte {
 	if *k.asked++; *k.asked > 2 { // the query and the check of its answer
 		return k.then.Marshal()
 	}
 	return k.PublicKey.Marshal()
 }
 
-// noSigner offers a key and does not sign.
-type noSigner struct{ key ssh.PublicKey }
+// sshdNoSigner offers a key and does not sign.
+type sshdNoSigner struct{ key ssh.PublicKey }
 
-func (s noSigner) PublicKey() ssh.PublicKey { return s.key }
-func (noSigner) Sign(io.Reader, []byte) (*ssh.Signature, error) {
+func (s sshdNoSigner) PublicKey() ssh.PublicKey { return s.key }
+func (sshdNoSigner) Sign(io.Reader, []byte) (*ssh.Signature, error) {
 	return nil, errors.New("not signing")
 }
 
@@ -89,9 +89,9 @@ func TestSSHDLastKeyOffered(t *testing.T) {
 	d, phone := sshdTwoKeys(t, nil)
 	laptop := sshdSigner(t, d.key).PublicKey()
 	offers := []ssh.Signer{
-		noSigner{phone.PublicKey()},
-		noSigner{laptop},
-		liar{phone, turncoat{laptop, phone.PublicKey(), new(int)}},
+		sshdNoSigner{phone.PublicKey()},
+		sshdNoSigner{laptop},
+		sshdLiar{phone, sshdTurncoat{laptop, phone.PublicKey(), new(int)}},
 	}
 	cl, err := ssh.Dial("tcp", d.addr, &ssh.ClientConfig{
 		User: d.user, HostKeyCallback: ssh.FixedHostKey(sshdSigner(t, d.host).PublicKey()),
@@ -136,22 +136,41 @@ func TestSSHDNone(t *testing.T) {
 	d.want(cmd, "stock\n", 0)
 }
 
-// TestSSHDNoneRefused: who has proved a key learns why it is refused; another
-// key may still log in by its signature.
+// TestSSHDNoneRefused: a device that has proved its key learns why it is
+// refused, a machine that the log does not know nothing; another key may still
+// log in by its signature.
 func TestSSHDNoneRefused(t *testing.T) {
-	d := startSSHD(t, func(d *sshdTest, p *sshPolicy) { d.linkKey = sshdSigner(t, sshdKey(t)).PublicKey() })
-	var banner string
-	conf := &ssh.ClientConfig{
-		User: d.user, HostKeyCallback: ssh.FixedHostKey(sshdSigner(t, d.host).PublicKey()),
-		BannerCallback: func(text string) error { banner += text; return nil },
+	for _, c := range []struct {
+		err    error
+		banner string
+	}{
+		{coded("revoked", "laptop is revoked"), "sessio: laptop is revoked (revoked)\r\n"},
+		{coded("unknown-device", "key 1 is nobody's"), "sessio: the login is denied (denied)\r\n"},
+		{errors.New("disk full"), "sessio: the login is denied (denied)\r\n"},
+	} {
+		d := startSSHD(t, func(d *sshdTest, p *sshPolicy) {
+			d.linkKey = sshdSigner(t, sshdKey(t)).PublicKey()
+			allow := p.authorize
+			p.authorize = func(key ssh.PublicKey, user string) (sshGrant, error) {
+				if bytes.Equal(key.Marshal(), d.linkKey.Marshal()) {
+					return sshGrant{}, c.err
+				}
+				return allow(key, user)
+			}
+		})
+		var banner string
+		conf := &ssh.ClientConfig{
+			User: d.user, HostKeyCallback: ssh.FixedHostKey(sshdSigner(t, d.host).PublicKey()),
+			BannerCallback: func(text string) error { banner += text; return nil },
+		}
+		if _, err := ssh.Dial("tcp", d.addr, conf); err == nil {
+			t.Errorf("%v, and yet logged in", c.err)
+		}
+		if banner != c.banner {
+			t.Errorf("%v: banner %q", c.err, banner)
+		}
+		d.want(d.ssh("h", "echo signed"), "signed\n", 0)
 	}
-	if _, err := ssh.Dial("tcp", d.addr, conf); err == nil {
-		t.Error("an unknown link key")
-	}
-	if banner != "sessio: this key is nobody's (unknown-device)\r\n" {
-		t.Errorf("banner %q", banner)
-	}
-	d.want(d.ssh("h", "echo signed"), "signed\n", 0)
 }
 
 func TestSSHDOtherKeysLearnNothing(t *testing.T) {

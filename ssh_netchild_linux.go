@@ -24,9 +24,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netChildVerb starts the child: main must come to runNetChild by it before
-// anything else.
+// netChildVerb starts the child. It is no verb for people: main comes to
+// runNetChild by it before anything else.
 const netChildVerb = "net-child"
+
+func isNetChild(args []string) bool { return len(args) == 2 && args[1] == netChildVerb }
 
 const (
 	netChildSocket = 3 // its descriptor in the child

@@ -21,11 +21,8 @@ import (
 
 // init makes this test program do what main does first.
 func init() {
-	if len(os.Args) > 1 && os.Args[1] == netChildVerb {
-		if runNetChild() != nil {
-			os.Exit(1)
-		}
-		os.Exit(0)
+	if isNetChild(os.Args) {
+		os.Exit(exitStatus(runNetChild()))
 	}
 }
 
@@ -96,7 +93,7 @@ func TestSSHDOtherUserForward(t *testing.T) {
 	d := nobodySSHD(t)
 	owner := make(chan uint32, 1)
 	target := sshdEcho(t, func(nc *net.TCPConn) {
-		owner <- socketOwner(t, nc.RemoteAddr().(*net.TCPAddr).Port)
+		owner <- sshdSocketOwner(t, nc.RemoteAddr().(*net.TCPAddr).Port)
 		io.Copy(nc, nc)
 		nc.CloseWrite()
 	})
@@ -131,8 +128,8 @@ func TestSSHDOtherUserForward(t *testing.T) {
 	})
 }
 
-// socketOwner finds who made the socket with the given local port: proc(5).
-func socketOwner(t *testing.T, port int) uint32 {
+// sshdSocketOwner finds who made the socket with the given local port: proc(5).
+func sshdSocketOwner(t *testing.T, port int) uint32 {
 	b, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {
 		t.Error(err)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/creack/pty"
 	"golang.org/x/crypto/ssh"
@@ -82,8 +83,9 @@ func parsePtyRequest(payload []byte) (*ptyRequest, error) {
 		return nil, err
 	}
 	modes, _ := parsePtyModes(m.Modes)
+	term, _, _ := strings.Cut(m.Term, "\x00") // where the kernel would end it anyway
 	size := windowChangeMsg{m.Cols, m.Rows, m.WidthPixels, m.HeightPix}
-	return &ptyRequest{cleanEnvValue(m.Term), size, modes}, nil
+	return &ptyRequest{term, size, modes}, nil
 }
 
 // A terminal is an open pty. The slave is closed here once the child has it.
@@ -237,8 +239,8 @@ const (
 	controlFlag
 )
 
-// ptyChars and ptyFlags are the opcodes of RFC 4254, section 8, that both
-// systems know; init of neither: the system's file adds its own by a function.
+// ptyChars and ptyFlags are the opcodes of RFC 4254, section 8: those that all
+// systems know, and what the system's own file adds.
 var ptyChars = systemChars(map[byte]int{
 	1: unix.VINTR, 2: unix.VQUIT, 3: unix.VERASE, 4: unix.VKILL, 5: unix.VEOF,
 	6: unix.VEOL, 7: unix.VEOL2, 8: unix.VSTART, 9: unix.VSTOP, 10: unix.VSUSP,

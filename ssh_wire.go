@@ -21,6 +21,7 @@ type sshWire struct {
 	in     *bufio.Reader
 	remote net.Addr
 	flood  *floodGuard
+	spare  sync.Pool     // of *[]byte for queue; the collector empties it when idle
 	ended  chan struct{} // closed when the write loop has ended
 
 	mu      sync.Mutex
@@ -35,8 +36,6 @@ const (
 	// maxWireQueue holds four packets, so that one is being encrypted while
 	// others are sent. Two such buffers exist while a connection is busy.
 	maxWireQueue = 128 << 10
-	// wireIdleBuffer is what an idle connection may keep.
-	wireIdleBuffer = 4 << 10
 	// wireFlush is how long Close waits for a peer that reads nothing.
 	wireFlush = 2 * time.Second
 )
@@ -88,6 +87,11 @@ func (w *sshWire) Write(p []byte) (int, error) {
 	if w.closing {
 		return 0, net.ErrClosed
 	}
+	if w.queue == nil {
+		if b, ok := w.spare.Get().(*[]byte); ok {
+			w.queue = (*b)[:0]
+		}
+	}
 	w.queue = append(w.queue, p...)
 	w.changed.Broadcast()
 	return len(p), nil
@@ -95,17 +99,13 @@ func (w *sshWire) Write(p []byte) (int, error) {
 
 func (w *sshWire) writeLoop() {
 	defer close(w.ended)
-	var spare []byte
 	for {
 		w.mu.Lock()
 		for len(w.queue) == 0 && !w.closing {
-			if cap(spare) > wireIdleBuffer {
-				spare = nil
-			}
 			w.changed.Wait()
 		}
 		batch := w.queue
-		w.queue = spare[:0]
+		w.queue = nil
 		w.changed.Broadcast()
 		w.mu.Unlock()
 		if len(batch) == 0 { // closing, and all is sent
@@ -116,7 +116,7 @@ func (w *sshWire) writeLoop() {
 			w.fail(err)
 			return
 		}
-		spare = batch
+		w.spare.Put(&batch)
 	}
 }
 
@@ -140,7 +140,9 @@ func (w *sshWire) Close() error {
 	w.closing = true
 	w.changed.Broadcast()
 	w.Conn.SetReadDeadline(time.Unix(1, 0)) // long past
-	force := time.AfterFunc(wireFlush, func() { w.Conn.Close() })
+	// The deadline ends a Write: the Close of a QUIC stream does not, and must
+	// not run beside one.
+	force := time.AfterFunc(wireFlush, func() { w.Conn.SetWriteDeadline(time.Unix(1, 0)) })
 	go func() {
 		<-w.ended
 		force.Stop()

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// A slowConn lets one Write through for each token.
-type slowConn struct {
+// An sshdSlowConn lets one Write through for each token.
+type sshdSlowConn struct {
 	net.Conn
 	tokens chan struct{}
 
@@ -26,7 +26,7 @@ type slowConn struct {
 	writes [][]byte
 }
 
-func (c *slowConn) Write(p []byte) (int, error) {
+func (c *sshdSlowConn) Write(p []byte) (int, error) {
 	<-c.tokens
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -34,7 +34,7 @@ func (c *slowConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (c *slowConn) count() int {
+func (c *sshdSlowConn) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.writes)
@@ -43,7 +43,7 @@ func (c *slowConn) count() int {
 // TestSSHWireGathers: what is written while a write runs goes out in one.
 func TestSSHWireGathers(t *testing.T) {
 	a, _ := net.Pipe()
-	slow := &slowConn{Conn: a, tokens: make(chan struct{})}
+	slow := &sshdSlowConn{Conn: a, tokens: make(chan struct{})}
 	w := newSSHWire(slow)
 	var sent []byte
 	for i := range 100 {
@@ -129,7 +129,7 @@ func TestSSHWireSendError(t *testing.T) {
 
 func TestSSHWireRemoteAddr(t *testing.T) {
 	a, _ := net.Pipe()
-	w := newSSHWire(addrConn{a, &net.UDPAddr{IP: net.IPv6loopback, Port: 7, Zone: "x"}})
+	w := newSSHWire(sshdAddrConn{a, &net.UDPAddr{IP: net.IPv6loopback, Port: 7, Zone: "x"}})
 	if got, ok := w.RemoteAddr().(*net.TCPAddr); !ok || got.String() != "[::1%x]:7" {
 		t.Error(w.RemoteAddr())
 	}
@@ -137,12 +137,12 @@ func TestSSHWireRemoteAddr(t *testing.T) {
 	w.wait()
 }
 
-type addrConn struct {
+type sshdAddrConn struct {
 	net.Conn
 	addr net.Addr
 }
 
-func (c addrConn) RemoteAddr() net.Addr { return c.addr }
+func (c sshdAddrConn) RemoteAddr() net.Addr { return c.addr }
 
 // TestSSHDFlood: tiny packets to a command that does not read cost the server
 // little, and then the connection is closed.
@@ -168,11 +168,11 @@ func TestSSHDFlood(t *testing.T) {
 			if err := c.start(s); err != nil {
 				t.Fatal(err)
 			}
-			before := heapInUse()
+			before := sshdHeap()
 			most := before
 			for i := 0; err == nil; i++ {
 				if _, err = in.Write([]byte{'x'}); i > 0 && i%20000 == 0 {
-					most = max(most, heapInUse())
+					most = max(most, sshdHeap())
 				}
 				if i > 1<<20 {
 					t.Fatal("a million tiny packets")
@@ -193,7 +193,7 @@ func TestSSHDFlood(t *testing.T) {
 	}
 }
 
-func heapInUse() uint64 {
+func sshdHeap() uint64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)

@@ -15,11 +15,17 @@ import (
 // An sshServer cannot be had here: nothing of what it starts would be right.
 type sshServer struct{}
 
+var errNoSSHServer = errors.New("no ssh server on " + runtime.GOOS)
+
 func newSSHServer(sshPolicy) *sshServer { return new(sshServer) }
 
 func (*sshServer) serve(_ context.Context, nc net.Conn, _ ssh.PublicKey) error {
-	return errors.Join(errors.New("no ssh server on "+runtime.GOOS), nc.Close())
+	return errors.Join(errNoSSHServer, nc.Close())
 }
 
 func (*sshServer) recheck()               {}
 func (*sshServer) closeAll(time.Duration) {}
+
+// There is no child process for it either.
+func isNetChild([]string) bool { return false }
+func runNetChild() error       { return errNoSSHServer }

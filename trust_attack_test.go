@@ -347,7 +347,7 @@ func (p *trustTestPeer) raw(b []byte) {
 }
 
 func (p *trustTestPeer) write(typ byte, body []byte) { p.raw(appendFrame(nil, typ, body)) }
-func (p *trustTestPeer) hello(m logHelloMsg)            { p.write(frameHello, m.append(nil)) }
+func (p *trustTestPeer) hello(m logHelloMsg)         { p.write(frameHello, m.append(nil)) }
 
 // read takes one frame and wants it to be of type typ while all is well.
 func (p *trustTestPeer) read(typ byte) []byte {

@@ -120,9 +120,6 @@ func (t *trustStore) writeDerivedLocked() {
 
 // removeDerived is for a machine that forgets its account.
 func (t *trustStore) removeDerived() error {
-	if !t.derived {
-		return nil
-	}
 	for _, name := range []string{"authorized_keys", "known_hosts"} {
 		file := filepath.Join(t.dir, name)
 		if text, err := os.ReadFile(file); err != nil || editedByHand(text) {

@@ -362,7 +362,7 @@ func (x *exchange) take(records [][]byte, claimed []*trustRecord) error {
 		if err := x.pay(list[0], claimed[0]); err != nil {
 			return err
 		}
-		res, err := x.store.addAll(list, false)
+		res, err := x.store.addAll(list)
 		if err != nil && codeOf(err) != "fork" && codeOf(err) != "time-future" {
 			return err
 		}

@@ -1,7 +1,6 @@
 package main
 
-// This file checks an account's files from the ground up, with every signature,
-// and hands records out for auditing with stock tools.
+// This file checks an account's files from the ground up, with every signature.
 
 import (
 	"bytes"
@@ -38,6 +37,7 @@ func (t *trustStore) fsck() (r fsckReport, err error) {
 			return err
 		}
 		tree := newTrustTree(pin.acct)
+		tree.roomy = true
 		t.fsckFile(&r, "log", tree, addAppended)
 		r.records = len(tree.log)
 		t.fsckFile(&r, "evidence", tree, addKept)
@@ -87,7 +87,7 @@ func (t *trustStore) fsckRest(r *fsckReport, tree *trustTree) {
 	if t.tree != nil && tree.state.head() != t.tree.state.head() {
 		r.add("the log on disk ends at statement %d, and this program uses it up to %d", tree.state.seq(), t.tree.state.seq())
 	}
-	if !t.derived || tree.view == nil {
+	if tree.view == nil {
 		return
 	}
 	for name, body := range derivedTexts(tree.view) {
@@ -96,31 +96,4 @@ func (t *trustStore) fsckRest(r *fsckReport, tree *trustTree) {
 			r.add("%s does not say what the log says", filepath.Join(t.dir, name))
 		}
 	}
-}
-
-// export writes record seq into dir as files that stock ssh-keygen can verify,
-// and returns the ids of those who signed it, in the order of the .sig files.
-func (t *trustStore) export(seq uint64, dir string) ([]signerID, error) {
-	raws := t.records(seq, seq)
-	if len(raws) == 0 {
-		return nil, fmt.Errorf("the log has no record %d", seq)
-	}
-	files, err := exportRecord(raws[0])
-	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	for name, text := range files {
-		if err := replaceFile(filepath.Join(dir, name), text, 0o644); err != nil {
-			return nil, err
-		}
-	}
-	_, sigs, err := splitRecord(raws[0])
-	var ids []signerID
-	for _, sig := range sigs {
-		ids = append(ids, sig.claimed)
-	}
-	return ids, err
 }

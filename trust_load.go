@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -276,14 +275,7 @@ func (t *trustStore) syncedNowLocked() time.Time {
 // clockFloor is the latest of the times known to be past: when this program was
 // made, and what was saved.
 func (t *trustStore) clockFloor() time.Time {
-	floor := int64(oldestNow)
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if made, err := time.Parse(time.RFC3339, s.Value); s.Key == "vcs.time" && err == nil {
-				floor = max(floor, made.Unix())
-			}
-		}
-	}
+	floor := max(oldestNow, buildTime().Unix())
 	if b, err := os.ReadFile(t.path("clock")); err == nil {
 		if saved, err := strconv.ParseInt(string(b), 10, 64); err == nil && saved < maxStmtNumber {
 			floor = max(floor, saved)

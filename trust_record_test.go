@@ -136,7 +136,7 @@ func TestTrustRecoveryKey(t *testing.T) {
 			t.Errorf("%q: %v, want %q", typed, err, want)
 		}
 	}
-	if newRecoveryKey() == newRecoveryKey() {
+	if one, two := newRecoveryKey(), newRecoveryKey(); one == two {
 		t.Error("two recovery keys are the same")
 	}
 	if k.line().id != k.signer().id() || k.line().powers != "r" {

@@ -24,9 +24,8 @@ import (
 
 // A trustStore is safe for use by many goroutines.
 type trustStore struct {
-	dir     string           // of the state; trust/ is in it
-	clock   func() time.Time // the system's
-	derived bool             // whether to write authorized_keys and known_hosts
+	dir   string           // of the state; trust/ is in it
+	clock func() time.Time // the system's
 
 	view atomic.Pointer[trustState] // what state returns
 
@@ -53,17 +52,7 @@ type diskMark struct {
 // openTrustStore reads what dir/trust holds, which may be nothing yet. It makes
 // no files before setAnchor.
 func openTrustStore(dir string, now func() time.Time) (*trustStore, error) {
-	return openTrust(dir, now, true)
-}
-
-// openTrustArchive is for who keeps a log for others: a coordinator's copy, from
-// which no authorized_keys are made.
-func openTrustArchive(dir string, now func() time.Time) (*trustStore, error) {
-	return openTrust(dir, now, false)
-}
-
-func openTrust(dir string, now func() time.Time, derived bool) (*trustStore, error) {
-	t := &trustStore{dir: dir, clock: now, derived: derived, watchers: map[int]func(old, new *trustState){}}
+	t := &trustStore{dir: dir, clock: now, watchers: map[int]func(old, new *trustState){}}
 	t.past = t.clockFloor()
 	if _, err := t.refresh(); err != nil {
 		return nil, err
@@ -127,16 +116,8 @@ func (t *trustStore) records(from, to uint64) [][]byte {
 // those that went into the log. One that is only kept beside it does not stop
 // the rest, but is the error: fork, or time-future.
 func (t *trustStore) add(records ...[]byte) (n int, err error) {
-	res, err := t.addAll(records, false)
+	res, err := t.addAll(records)
 	return res.appended, err
-}
-
-// appendNew adds the record that continues the log and nothing else: with
-// another number or previous hash it is refused with code stale-head. A record
-// that the log holds already is no error.
-func (t *trustStore) appendNew(record []byte) error {
-	_, err := t.addAll([][]byte{record}, true)
-	return err
 }
 
 // What addAll did.
@@ -145,7 +126,7 @@ type addResult struct {
 	kept     int // records new beside it
 }
 
-func (t *trustStore) addAll(records [][]byte, onlyNext bool) (res addResult, err error) {
+func (t *trustStore) addAll(records [][]byte) (res addResult, err error) {
 	old := t.state()
 	t.mu.Lock()
 	err = t.locked(func() error {
@@ -156,7 +137,7 @@ func (t *trustStore) addAll(records [][]byte, onlyNext bool) (res addResult, err
 			return errNoAccount
 		}
 		var judged error
-		res, judged = t.judgeLocked(records, onlyNext)
+		res, judged = t.judgeLocked(records)
 		if err := t.saveLocked(); err != nil {
 			res = addResult{}
 			return err
@@ -175,18 +156,13 @@ func (t *trustStore) addAll(records [][]byte, onlyNext bool) (res addResult, err
 var errNoAccount = withHint(errors.New("this machine belongs to no account"), "sessio join, or sessio account create")
 
 // judgeLocked puts records into the tree in memory.
-func (t *trustStore) judgeLocked(records [][]byte, onlyNext bool) (res addResult, err error) {
+func (t *trustStore) judgeLocked(records [][]byte) (res addResult, err error) {
 	now := t.syncedNowLocked()
 	res.appended = t.tree.catchUp(now)
 	if t.tree.settle(now) {
 		res.appended++
 	}
 	for _, raw := range records {
-		if onlyNext {
-			if err := t.tree.checkNext(raw); err != nil {
-				return res, err
-			}
-		}
 		switch outcome, e := t.tree.add(raw, now); outcome {
 		case addAppended, addSwitched:
 			res.appended++
@@ -213,7 +189,7 @@ func (t *trustStore) refresh() (changed bool, err error) {
 				if err := t.loadIfChangedLocked(); err != nil || t.tree == nil {
 					return err
 				}
-				if _, err := t.judgeLocked(nil, false); err != nil {
+				if _, err := t.judgeLocked(nil); err != nil {
 					return err
 				}
 				return t.saveLocked()
@@ -355,9 +331,7 @@ func (t *trustStore) publishLocked() {
 	if u := t.tree.view.unknown; u != 0 && (old == nil || old.unknown == 0) {
 		t.noteLocked(errUpdate(u))
 	}
-	if t.derived {
-		t.writeDerivedLocked()
-	}
+	t.writeDerivedLocked()
 }
 
 // writeLocked appends to evidence, then to the log: a log that has become

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// A wireVectors is testdata/vectors/wire.json, which an independent script made.
+// A wireVectors is testdata/datagrams/vectors.json, which an independent script made.
 type wireVectors struct {
 	Acct      string
 	IDs       map[string]string
@@ -18,7 +18,7 @@ type wireVectors struct {
 }
 
 func TestVectorsOfDatagrams(t *testing.T) {
-	b, err := os.ReadFile("testdata/vectors/wire.json")
+	b, err := os.ReadFile("testdata/datagrams/vectors.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,15 +93,15 @@ func wireVectorParses(t *testing.T, name string, body []byte) byte {
 }
 
 func TestVectorsOfDatagramsAreMadeAnew(t *testing.T) {
-	got, err := exec.Command("/usr/bin/python3", "testdata/vectors/make_wire.py").Output()
+	got, err := exec.Command("/usr/bin/python3", "testdata/datagrams/make.py").Output()
 	if err != nil {
 		t.Fatalf("python3 with python3-cryptography is needed: %v", err)
 	}
-	want, err := os.ReadFile("testdata/vectors/wire.json")
+	want, err := os.ReadFile("testdata/datagrams/vectors.json")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Error("make_wire.py makes other vectors than those kept: the format has changed")
+		t.Error("make.py makes other vectors than those kept: the format has changed")
 	}
 }

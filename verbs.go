@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,13 +16,11 @@ import (
 // verbTable lists every verb in the order of the help.
 func verbTable() []verb {
 	return []verb{
-		statusVerb(),
-		shellVerb(),
-		runVerb(),
-		forwardStartVerb(),
-		proxyVerb(),
-		sshConfigVerb(),
-		pingVerb(),
+		accountCreateVerb(), ticketVerb(), joinVerb(),
+		trustPendingVerb(), trustSignVerb(), trustAddVerb(), trustRevokeVerb(), trustUpdateVerb(),
+		signerListVerb(), signerAddVerb(), signerRemoveVerb(), trustRecoverVerb(),
+		trustLogVerb(), trustExportVerb(), trustFsckVerb(), trustResetVerb(),
+		statusVerb(), shellVerb(), runVerb(), forwardStartVerb(), proxyVerb(), sshConfigVerb(), pingVerb(),
 		versionVerb(),
 		helpVerb(),
 	}
@@ -83,11 +82,14 @@ func helpVerb() verb {
 
 // unknownVerb says so, and what may have been meant.
 func unknownVerb(table []verb, word string) error {
-	err := usageError("there is no verb %q", word)
+	var firsts []string
 	for _, v := range table {
-		if first, _, _ := strings.Cut(v.name, " "); len(word) > 2 && editDistance(word, first) <= 2 {
-			return withHint(err, "did you mean %s?", first)
-		}
+		first, _, _ := strings.Cut(v.name, " ")
+		firsts = append(firsts, first)
+	}
+	err := usageError("there is no verb %q", word)
+	if near := nearest(word, slices.Compact(firsts)); len(near) > 0 {
+		return withHint(err, "did you mean %s?", strings.Join(near, " or "))
 	}
 	return withHint(err, "sessio help lists the verbs")
 }

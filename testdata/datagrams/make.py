@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Sealed datagrams, one of each type, made without a line of the program.
 
-Prints wire.json. Needs python3-cryptography; HChaCha20 and so XChaCha20 are
+Prints vectors.json. Needs python3-cryptography; HChaCha20 and so XChaCha20 are
 written out here (draft-irtf-cfrg-xchacha-03).
 """
 import base64

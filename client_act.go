@@ -1,0 +1,271 @@
+package main
+
+// This file is how a verb changes the account: it brings this machine's copy
+// of the log up to date, has the person agree and sign, and hands the record
+// in. It signs nothing that the person has not seen in its final form.
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// warn tells the person something that does not stop the verb.
+func (p *program) warn(err error) {
+	fmt.Fprintf(p.err, "warning: %s\n", printable(err.Error()))
+	if hint := hintOf(err); hint != "" {
+		fmt.Fprintf(p.err, "hint: %s\n", printable(hint))
+	}
+}
+
+// openClient opens the state directory of a machine that belongs to an
+// account, and tells what its owner must know.
+func (p *program) openClient(d stateDir, verbose bool) (*client, error) {
+	dir, err := d.path()
+	if err != nil {
+		return nil, err
+	}
+	logf := func(int, string, ...any) {} // what a role tells its owner is not a verb's to say
+	if verbose {
+		logf = (&lineLog{level: 2, now: p.now, w: p.err}).logf
+	}
+	c, err := openClient(dir, logf)
+	if err != nil {
+		return nil, err
+	}
+	c.trust.setLog(p.warn)
+	for _, trouble := range c.trust.state().troubles() {
+		p.warn(trouble)
+	}
+	return c, nil
+}
+
+// An acting is a verb that may sign: the account here, and a connection to its
+// coordinator.
+type acting struct {
+	*client
+	p    *program
+	cc   *coordClient
+	acct acctID
+}
+
+// withAccount runs f with the coordinator's newest log.
+func (p *program) withAccount(ctx context.Context, d stateDir, f func(ctx context.Context, a *acting) error) error {
+	c, err := p.openClient(d, false)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	err = c.withCoord(ctx, func(cc *coordClient) error {
+		pin, _ := c.trust.anchor()
+		a := &acting{c, p, cc, pin.acct}
+		if err := fetchInto(ctx, cc, c.trust); err != nil {
+			return fmt.Errorf("fetching the log: %w", err)
+		}
+		return f(ctx, a)
+	})
+	if ctx.Err() != nil {
+		return endedBy(ctx)
+	}
+	return err
+}
+
+// act is withAccount for a verb that signs: the devices that can be reached
+// are heard too, and the clock is checked unless force is set.
+func (p *program) act(ctx context.Context, d stateDir, force bool, f func(ctx context.Context, a *acting) error) error {
+	return p.withAccount(ctx, d, func(ctx context.Context, a *acting) error {
+		a.hearPeers(ctx)
+		if _, err := a.trust.refresh(); err != nil {
+			return err
+		}
+		if err := p.checkClock(ctx, a.cc, force); err != nil {
+			return err
+		}
+		return f(ctx, a)
+	})
+}
+
+func forceTimeFlag(f *flag.FlagSet) *bool {
+	return f.Bool("force-time", false, "sign although the clocks here and at the coordinator differ")
+}
+
+// maxClockOff is how far this machine's clock may be from the coordinator's
+// when a statement is dated by it.
+const maxClockOff = 10 * time.Minute
+
+func (p *program) checkClock(ctx context.Context, cc *coordClient, force bool) error {
+	who, err := cc.whoami(ctx)
+	if err != nil || force {
+		return err
+	}
+	off := p.now().Sub(time.Unix(who.time, 0))
+	if math.Abs(float64(off)) <= float64(maxClockOff) {
+		return nil
+	}
+	side := "ahead of"
+	if off < 0 {
+		side, off = "behind", -off
+	}
+	return withHint(coded("clock", "this machine's clock is %s %s the coordinator's", sayDuration(off), side),
+		"set the clock; if it is the coordinator that is wrong, say -force-time")
+}
+
+const (
+	// maxHeard is how many devices are asked for their logs, and hearFor for
+	// how long: usually they answer within two round trips.
+	maxHeard = 4
+	hearFor  = 1500 * time.Millisecond
+)
+
+// hearPeers meets devices that are online, for the coordinator might hold
+// records back. Each meeting exchanges logs.
+func (a *acting) hearPeers(ctx context.Context) {
+	ctx, stop := context.WithTimeout(ctx, hearFor)
+	defer stop()
+	seen, err := a.cc.devices(ctx, a.acct)
+	if err != nil {
+		return
+	}
+	var meetings sync.WaitGroup
+	defer meetings.Wait()
+	met := 0
+	for _, d := range seen {
+		dev, ok := a.trust.state().device(d.id)
+		if !ok || dev.revoked || !d.status.serves || d.id == a.id.keys.deviceID() {
+			continue
+		}
+		if met++; met > maxHeard {
+			return
+		}
+		meetings.Go(func() { a.meet(ctx, dev) })
+	}
+}
+
+// meet exchanges logs with a device, by a link lent or our own.
+func (a *acting) meet(ctx context.Context, dev signedDevice) {
+	lent, err := askLend(ctx, a.dir, lendRequest{Op: "ping", Device: string(dev.id)})
+	if err == nil {
+		defer lent.Close()
+		defer context.AfterFunc(ctx, func() { lent.Close() })()
+		lent.readAnswer()
+		return
+	}
+	n, err := a.ownNode(ctx)
+	if err != nil {
+		return
+	}
+	if l, err := n.connect(ctx, dev); err == nil {
+		select {
+		case <-l.known:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// A proposal is a statement to be: build writes it on the log's head, consent
+// shows it and asks.
+type proposal struct {
+	build   func(st *trustState) ([]byte, error)
+	consent func(ctx context.Context, text []byte) (bool, error)
+	signers []stmtSigner
+}
+
+// errDeclined ends a verb whose question was answered with no.
+var errDeclined = &exitError{1, fmt.Errorf("nothing was signed")}
+
+// submit has a proposal signed and hands it in. When another signer was faster
+// it is built anew and the person is asked anew; nothing is ever signed twice
+// by itself.
+func (a *acting) submit(ctx context.Context, pr proposal) error {
+	for {
+		text, err := pr.build(a.trust.state())
+		if err != nil {
+			return err
+		}
+		yes, err := pr.consent(ctx, text)
+		if err != nil {
+			return err
+		}
+		if !yes {
+			return errDeclined
+		}
+		record, err := signRecord(text, pr.signers...)
+		if err != nil {
+			return err
+		}
+		err = a.handIn(ctx, record)
+		if codeOf(err) != "stale-head" || !a.p.hasTerminal() {
+			return withStaleHint(err)
+		}
+		fmt.Fprintln(a.p.err, "the log has gone on meanwhile: this is what it would be now")
+		if err := fetchInto(ctx, a.cc, a.trust); err != nil {
+			return err
+		}
+	}
+}
+
+func withStaleHint(err error) error {
+	if codeOf(err) == "stale-head" {
+		return withHint(err, "another signer was faster: run the same again")
+	}
+	return err
+}
+
+// handIn gives a record to the coordinator, and what it lacks before it, then
+// adds it here.
+func (a *acting) handIn(ctx context.Context, record []byte) error {
+	err := a.cc.append(ctx, a.acct, record)
+	if codeOf(err) == "gap" {
+		if err = a.bringUp(ctx); err == nil {
+			err = a.cc.append(ctx, a.acct, record)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = a.trust.add(record)
+	return err
+}
+
+// bringUp gives the coordinator the records that it lacks: one that was set up
+// anew from an old copy.
+func (a *acting) bringUp(ctx context.Context) error {
+	ours := a.trust.state().seq()
+	page, err := asked(a.cc, ctx, opFetch, &fetchMsg{acct: a.acct, from: ours + 1}, parseFetched)
+	if err != nil {
+		return err
+	}
+	for _, record := range a.trust.records(page.head.seq+1, ours) {
+		if err := a.cc.append(ctx, a.acct, record); err != nil {
+			return fmt.Errorf("bringing the coordinator up to date: %w", err)
+		}
+	}
+	return nil
+}
+
+// agree shows a statement's own lines and asks on a terminal. Without one the
+// words that were typed are consent.
+func (a *acting) agree(ctx context.Context, text []byte) (bool, error) {
+	if !a.p.hasTerminal() {
+		return true, nil
+	}
+	_, lines, _ := strings.Cut(string(text), "\nop ")
+	fmt.Fprint(a.p.err, indent(lines))
+	return a.p.confirm(ctx, "sign this?")
+}
+
+// indent sets lines off, two blanks after the first.
+func indent(lines string) string {
+	return strings.ReplaceAll(strings.TrimRight(lines, "\n"), "\n", "\n  ") + "\n"
+}
+
+// fingerprint is a device's identity as ssh-keygen -l shows it.
+func fingerprint(k publicKeys) string { return ssh.FingerprintSHA256(k.sshKey()) }

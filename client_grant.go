@@ -1,0 +1,134 @@
+package main
+
+// This file reads what a device shall be allowed: the flags of ticket, trust
+// sign and trust update.
+
+import (
+	"flag"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// grantFlags are the flags as typed; nil or "" where not given.
+type grantFlags struct {
+	name, roles, users, caps *string
+	expires                  *time.Duration
+	given                    func(name string) bool
+}
+
+func declareGrant(f *flag.FlagSet) grantFlags {
+	return grantFlags{
+		name:    f.String("name", "", "`name` of the device"),
+		roles:   f.String("roles", "", "server (may be entered), client (may enter others) or both: a `list` with commas"),
+		users:   f.String("users", "", "`logins` that may be taken on a server, with commas; * is any"),
+		caps:    f.String("caps", "", "what may be done there, a `list` of "+strings.Join(deviceCaps, ",")),
+		expires: f.Duration("device-expires", 0, "the signature is good for this `duration`, such as 8760h; 0 is for ever"),
+		given: func(name string) (given bool) {
+			f.Visit(func(fl *flag.Flag) { given = given || fl.Name == name })
+			return given
+		},
+	}
+}
+
+// A grantWish is a grant in the making. Empty lists are filled in when it is
+// known who joins.
+type grantWish struct {
+	Name    string        `json:"name,omitempty"`
+	Roles   []string      `json:"roles,omitempty"`
+	Users   []string      `json:"users,omitempty"`
+	Caps    []string      `json:"caps,omitempty"`
+	Expires time.Duration `json:"device_expires,omitempty"`
+}
+
+// wish checks the flags.
+func (g grantFlags) wish() (w grantWish, err error) {
+	w.Name, w.Expires = *g.name, *g.expires
+	if w.Name != "" && !validName(w.Name) {
+		return w, usageError("-name %q: a-z, 0-9 and dashes, at most 32, no dash at either end", w.Name)
+	}
+	if w.Expires < 0 {
+		return w, usageError("-device-expires %v lies in the past", w.Expires)
+	}
+	if w.Roles, err = splitList("roles", *g.roles, oneOf(deviceRoles)); err != nil {
+		return w, err
+	}
+	if w.Caps, err = splitList("caps", *g.caps, oneOf(deviceCaps)); err != nil {
+		return w, err
+	}
+	w.Users, err = splitList("users", *g.users, func(s string) bool { return s == "*" || validLogin(s) })
+	return w, err
+}
+
+// splitList reads words separated by commas.
+func splitList(flag, value string, valid func(string) bool) ([]string, error) {
+	if value == "" {
+		return nil, nil
+	}
+	list := strings.Split(value, ",")
+	for _, s := range list {
+		if !valid(s) {
+			return nil, usageError("-%s %q: %q is not allowed there", flag, value, s)
+		}
+	}
+	return list, nil
+}
+
+// over returns w where it says something, and old elsewhere.
+func (w grantWish) over(old grantWish) grantWish {
+	if w.Name == "" {
+		w.Name = old.Name
+	}
+	if len(w.Roles) == 0 {
+		w.Roles = old.Roles
+	}
+	if len(w.Users) == 0 {
+		w.Users = old.Users
+	}
+	if len(w.Caps) == 0 {
+		w.Caps = old.Caps
+	}
+	if w.Expires == 0 {
+		w.Expires = old.Expires
+	}
+	return w
+}
+
+// grant fills in what was left open: a server, with all that can be done
+// there, for the login that ran join; a pure client may take any login.
+func (w grantWish) grant(login string, now time.Time) (deviceGrant, error) {
+	w = w.over(grantWish{Roles: []string{"server"}, Caps: deviceCaps})
+	if len(w.Users) == 0 {
+		w.Users = []string{"*"}
+		if strings.Contains(strings.Join(w.Roles, ","), "server") {
+			if !validLogin(login) {
+				return deviceGrant{}, withHint(fmt.Errorf("nobody knows which login %s shall have", w.Name), "name it with -users")
+			}
+			w.Users = []string{login}
+		}
+	}
+	var expires int64
+	if w.Expires > 0 {
+		expires = now.Add(w.Expires).Unix()
+	}
+	return newDeviceGrant(w.Name, w.Roles, w.Users, w.Caps, expires), nil
+}
+
+// sayGrant is a grant in one line.
+func sayGrant(roles, users, caps []string, expires int64) string {
+	s := strings.Join(roles, "+") + ", users " + listOr(users, "none")
+	if len(caps) < len(deviceCaps) {
+		s += ", only " + strings.Join(caps, ",")
+	}
+	if expires != 0 {
+		s += ", until " + stmtDate(expires)
+	}
+	return s
+}
+
+func listOr(list []string, none string) string {
+	if len(list) == 0 {
+		return none
+	}
+	return strings.Join(list, ",")
+}

@@ -1,0 +1,387 @@
+package main
+
+// This file changes who may sign: signers added and removed, and the account
+// recovered by the key on paper when the others are lost.
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+func signerListVerb() verb {
+	return verb{name: "trust signer list", usage: "[-json]", summary: "who may sign for the account", setup: func(f *flag.FlagSet) verbRun {
+		dir := dirFlag(f)
+		asJSON := f.Bool("json", false, "one JSON object a line")
+		return func(_ context.Context, p *program, o operands) error {
+			if err := o.none(); err != nil {
+				return err
+			}
+			c, err := p.openClient(dir, false)
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			for _, s := range c.trust.state().signers() {
+				if err := p.listSigner(s, *asJSON); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}}
+}
+
+// A signerOut is one line of trust signer list -json.
+type signerOut struct {
+	ID          signerID `json:"id"`
+	Label       string   `json:"label"`
+	Powers      string   `json:"powers"`
+	Kind        string   `json:"kind"`
+	Fingerprint string   `json:"fingerprint"`
+	Added       uint64   `json:"added"`
+}
+
+func (p *program) listSigner(s signer, asJSON bool) error {
+	key, err := parseSSHKeyBlob(s.key)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return writeLine(p.out, signerOut{s.id, s.label, s.powers, s.kind, ssh.FingerprintSHA256(key), s.addedSeq})
+	}
+	_, err = fmt.Fprintf(p.out, "%s  %-12s %-2s  %s %s\n", s.id, s.label, s.powers, key.Type(), ssh.FingerprintSHA256(key))
+	return err
+}
+
+func signerAddVerb() verb {
+	return verb{
+		name:    "trust signer add",
+		usage:   "[-powers d|s|ds|r] [-label L] [-key F | -recovery] [-force-time] [FILE]",
+		summary: "let another key sign; the new key signs too",
+		more: `FILE is the new key, or FILE.pub for one in the ssh-agent. Powers: d signs
+devices, s signers. With -powers r a new recovery key takes the place of the
+old one, which has to sign: -recovery, and no FILE.`,
+		setup: func(f *flag.FlagSet) verbRun {
+			dir, by, force := dirFlag(f), signerFlags(f), forceTimeFlag(f)
+			powers := f.String("powers", "ds", "`what` it may sign: d, s, ds or r")
+			label := f.String("label", "", "`name` of the signer (default the file's)")
+			passkey := f.Bool("passkey", false, "add a passkey: refused, this version cannot check them")
+			return func(ctx context.Context, p *program, o operands) error {
+				if *passkey {
+					return errWebauthnUnsupported
+				}
+				if !oneOf(signerPowers)(*powers) {
+					return usageError("-powers %q is not d, s, ds or r", *powers)
+				}
+				n, err := newSignerOf(o, *powers, *label)
+				if err != nil {
+					return err
+				}
+				return p.act(ctx, dir, *force, func(ctx context.Context, a *acting) error { return a.addSigner(ctx, by, n) })
+			}
+		},
+	}
+}
+
+// A newSigner is a signer to be, as typed.
+type newSigner struct{ file, powers, label string }
+
+func newSignerOf(o operands, powers, label string) (n newSigner, err error) {
+	n = newSigner{powers: powers, label: label}
+	if powers == "r" {
+		return n, o.none()
+	}
+	if n.file, err = o.one("FILE"); err != nil {
+		return n, err
+	}
+	if n.label == "" {
+		n.label = foldName(strings.TrimPrefix(filepath.Base(n.file), "."))
+	}
+	if !validName(n.label) {
+		return n, usageError("-label %q: a-z, 0-9 and dashes, at most 32, no dash at either end", n.label)
+	}
+	return n, nil
+}
+
+func (a *acting) addSigner(ctx context.Context, choice signerChoice, n newSigner) error {
+	by, err := a.signer(ctx, choice, 's', 'r')
+	if err != nil {
+		return err
+	}
+	key, line, err := a.openNew(ctx, n)
+	if err != nil {
+		return err
+	}
+	err = a.submit(ctx, proposal{
+		build:   func(st *trustState) ([]byte, error) { return buildSignerAdd(st, line, a.p.now()) },
+		consent: a.agree, signers: []stmtSigner{by, key},
+	})
+	if err == nil {
+		fmt.Fprintf(a.p.out, "signer %s (%s) may sign: %s\n", line.label, line.id, line.powers)
+	}
+	return err
+}
+
+// openNew opens the new key, or makes the recovery key and shows it.
+func (a *acting) openNew(ctx context.Context, n newSigner) (sshStmtSigner, signerLine, error) {
+	if n.powers == "r" {
+		k := newRecoveryKey()
+		return k.signer(), k.line(), a.p.sayRecovery(k)
+	}
+	key, err := openSigner(ctx, a.p, n.file)
+	if err != nil {
+		return key, signerLine{}, err
+	}
+	line, err := newSSHSignerLine(key.key.PublicKey(), n.powers, n.label)
+	return key, line, err
+}
+
+func signerRemoveVerb() verb {
+	return verb{
+		name:    "trust signer remove",
+		usage:   "[-since SEQ] [-key F | -recovery] [-force-time] SIGNER",
+		summary: "let a key sign no more; SIGNER is its id or label",
+		more: `What it has signed stays, unless -since names a record: from there on all that
+it alone has added is taken back.`,
+		setup: func(f *flag.FlagSet) verbRun {
+			dir, by, force := dirFlag(f), signerFlags(f), forceTimeFlag(f)
+			since := f.Uint64("since", 0, "take back what it signed from `record` on")
+			return func(ctx context.Context, p *program, o operands) error {
+				name, err := o.one("SIGNER")
+				if err != nil {
+					return err
+				}
+				return p.act(ctx, dir, *force, func(ctx context.Context, a *acting) error { return a.removeSigner(ctx, by, name, *since) })
+			}
+		},
+	}
+}
+
+func (a *acting) removeSigner(ctx context.Context, choice signerChoice, name string, since uint64) error {
+	target, err := findSigner(a.trust.state(), name)
+	if err != nil {
+		return err
+	}
+	by, err := a.signer(ctx, choice, 's', 'r')
+	if err != nil {
+		return err
+	}
+	err = a.submit(ctx, proposal{
+		build:   func(st *trustState) ([]byte, error) { return buildSignerRemove(st, target.id, since, a.p.now()) },
+		consent: a.agree, signers: []stmtSigner{by},
+	})
+	if err == nil {
+		fmt.Fprintf(a.p.out, "signer %s (%s) may sign no more\n", target.label, target.id)
+	}
+	return err
+}
+
+// findSigner looks a signer up by id or label.
+func findSigner(st *trustState, name string) (found signer, err error) {
+	var labels []string
+	n := 0
+	for _, s := range st.signers() {
+		if string(s.id) == name {
+			return s, nil
+		}
+		if s.label == name {
+			found, n = s, n+1
+		}
+		labels = append(labels, s.label)
+	}
+	switch n {
+	case 1:
+		return found, nil
+	case 0:
+		return signer{}, withHint(fmt.Errorf("there is no signer %s", name), "there are: %s", strings.Join(labels, ", "))
+	}
+	return signer{}, withHint(fmt.Errorf("%d signers are called %s", n, name), "name it by its id: sessio trust signer list")
+}
+
+func trustRecoverVerb() verb {
+	return verb{
+		name:    "trust recover",
+		usage:   "[-since SEQ] -key NEW [-name N] [-force-time] [s1/HOST:PORT/KEYS/ACCT]",
+		summary: "put a new key in the place of all lost ones, by the recovery key",
+		more: `Removes every signer but the recovery key and installs NEW. With -since what
+any of them did from that record on is taken back. A machine that belongs to no
+account names it by its word, and becomes a client of it.`,
+		setup: func(f *flag.FlagSet) verbRun {
+			r := &recovering{dir: dirFlag(f), force: forceTimeFlag(f)}
+			r.since = f.Uint64("since", 0, "take back what signers did from `record` on")
+			r.key = f.String("key", "", "the new key, a `file`; FILE.pub: that key in the ssh-agent")
+			r.name = f.String("name", "", "`name` of this machine, if it is not in the log (default the host name)")
+			return r.run
+		},
+	}
+}
+
+// A recovering is trust recover as typed, and what it works with.
+type recovering struct {
+	dir       stateDir
+	force     *bool
+	since     *uint64
+	key, name *string
+	recovery  sshStmtSigner
+	owner     sshStmtSigner
+}
+
+func (r *recovering) run(ctx context.Context, p *program, o operands) error {
+	if *r.key == "" {
+		return usageError("-key is missing: the key that shall sign from now on")
+	}
+	dir, err := r.dir.path()
+	if err != nil {
+		return err
+	}
+	t, err := openTrustStore(dir, p.now)
+	if err != nil {
+		return err
+	}
+	t.setLog(p.warn)
+	word, err := r.account(t, o)
+	if err != nil {
+		return err
+	}
+	id, err := loadIdentity(filepath.Join(dir, "identity"))
+	if err != nil {
+		return err
+	}
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	if r.owner, err = openSigner(ctx, p, *r.key); err != nil {
+		return err
+	}
+	if r.recovery, err = p.askRecoveryKey(ctx); err != nil {
+		return err
+	}
+	c := &client{dir: dir, id: id, trust: t, logf: func(int, string, ...any) {}}
+	err = withCoordAt(ctx, id, word.addr, word.keys, func(cc *coordClient) error {
+		return r.recover(ctx, &acting{c, p, cc, word.acct}, word)
+	})
+	if ctx.Err() != nil {
+		return endedBy(ctx)
+	}
+	return err
+}
+
+// account is the one that this machine belongs to, or that the word names.
+func (r *recovering) account(t *trustStore, o operands) (word coordWord, err error) {
+	pin, pinned := t.anchor()
+	if all := o.all(); len(all) > 0 || !pinned {
+		text, err := o.one("s1/HOST:PORT/KEYS/ACCT")
+		if err != nil {
+			return word, err
+		}
+		if word, err = parseCoordWord(text); err != nil {
+			return word, usageError("%w", err)
+		}
+		if word.acct.isZero() {
+			return word, usageError("the word names no account: s1/HOST:PORT/KEYS/ACCT")
+		}
+		if pinned && pin.acct != word.acct {
+			return word, withHint(coded("wrong-account", "this machine belongs to account %s", acctWords(pin.acct)), "sessio trust reset makes it forget that")
+		}
+		return word, nil
+	}
+	return coordWord{addr: pin.coordAddr, keys: pin.coordKeys.coordID(), acct: pin.acct}, nil
+}
+
+func (r *recovering) recover(ctx context.Context, a *acting, word coordWord) error {
+	if err := a.fetchByProof(ctx, word, r.recovery.key); err != nil {
+		return err
+	}
+	if err := a.p.checkClock(ctx, a.cc, *r.force); err != nil {
+		return err
+	}
+	if m, ok := a.trust.state().member(r.recovery.id()); !ok || !m.can('r') {
+		return coded("no-power", "this is not the recovery key of account %s", acctWords(word.acct))
+	}
+	line, err := newSSHSignerLine(r.owner.key.PublicKey(), "ds", ownerLabel())
+	if err != nil {
+		return err
+	}
+	err = a.submit(ctx, proposal{
+		build:   func(st *trustState) ([]byte, error) { return buildRecover(st, *r.since, []signerLine{line}, a.p.now()) },
+		consent: a.agree, signers: []stmtSigner{r.recovery, r.owner},
+	})
+	if err != nil {
+		return err
+	}
+	if err := rememberSigner(a.dir, *r.key); err != nil {
+		return fmt.Errorf("remembering the signing key: %w", err)
+	}
+	fmt.Fprintf(a.p.out, "recovered: signer %s (%s)\n", line.label, line.id)
+	return r.enrol(ctx, a)
+}
+
+// fetchByProof gets the log of an account that this machine need not be in.
+func (a *acting) fetchByProof(ctx context.Context, word coordWord, recovery ssh.Signer) error {
+	var from uint64
+	if st := a.trust.state(); st != nil {
+		from = st.seq() + 1
+	}
+	records, err := a.cc.fetchAll(ctx, word.acct, from, recovery)
+	if err != nil {
+		return withHint(fmt.Errorf("fetching the log: %w", err), "is it the recovery key of this account?")
+	}
+	if from == 0 {
+		if len(records) == 0 {
+			return errors.New("the coordinator shows nothing of the account")
+		}
+		rec, err := parseRecord(records[0])
+		if err != nil {
+			return err
+		}
+		if acctID(rec.hash) != word.acct {
+			return coded("wrong-account", "WRONG ACCOUNT: the coordinator shows %s, the word says %s", acctWords(acctID(rec.hash)), acctWords(word.acct))
+		}
+		keys, err := a.cc.coordKeys()
+		if err != nil {
+			return err
+		}
+		if err := a.trust.setAnchor(anchor{word.acct, word.addr, keys}); err != nil {
+			return err
+		}
+	}
+	_, err = a.trust.add(records...)
+	return err
+}
+
+// enrol makes this machine a client, if it is not in the log. The recovery key
+// signs as well: for it alone the coordinator takes a record from a stranger.
+func (r *recovering) enrol(ctx context.Context, a *acting) error {
+	if dev, ok := a.trust.state().device(a.id.keys.deviceID()); ok {
+		if dev.revoked {
+			a.p.warn(withHint(fmt.Errorf("this machine is revoked (%s)", dev.reason), "enrol it with a new identity: another -dir, and a ticket"))
+		}
+		return nil
+	}
+	name := *r.name
+	if name == "" {
+		host, _ := os.Hostname()
+		if name = foldName(host); name == "" {
+			name = "recovered"
+		}
+		if _, taken := a.trust.state().deviceByName(name); taken {
+			name = foldName(fmt.Sprintf("%.26s-%s", name, a.id.keys.deviceID()[1:6]))
+		}
+	}
+	grant := newDeviceGrant(name, []string{"client"}, []string{"*"}, deviceCaps, 0)
+	err := a.submit(ctx, proposal{
+		build:   func(st *trustState) ([]byte, error) { return buildDeviceAdd(st, a.id.keys, grant, a.p.now()) },
+		consent: func(context.Context, []byte) (bool, error) { return true, nil },
+		signers: []stmtSigner{r.owner, r.recovery},
+	})
+	if err == nil {
+		fmt.Fprintf(a.p.out, "this machine is %s (%s), a client\n", name, a.id.keys.deviceID())
+	}
+	return err
+}

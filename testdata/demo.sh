@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# A first day with Sessio, on one machine: a coordinator, a device and a client
+# in directories of their own under one temporary one, talking over loopback.
+# Needs no root. Argument: the program. With SESSIO_RUN, words that start it
+# (an emulator), the same walk is taken by a foreign processor's build.
+set -euo pipefail
+export LC_ALL=C
+
+bin=$(cd "$(dirname "${1:-./sessio}")" && pwd)/$(basename "${1:-./sessio}")
+read -ra run <<<"${SESSIO_RUN:-} $bin"
+work=$(mktemp -d "${TMPDIR:-/tmp}/sessio-demo.XXXXXX")
+pids=()
+
+cleanup() {
+	local status=$?
+	trap - EXIT
+	for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+	for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
+	if [ "$status" != 0 ]; then
+		echo "demo: failed with status $status; what the roles said:"
+		tail -n 40 "$work"/*.log 2>/dev/null || true
+	fi
+	rm -rf "$work"
+	exit "$status"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+# What a machine's owner has is no part of the demo.
+unset SESSIO_DIR SSH_AUTH_SOCK
+me=$(id -un)
+
+began=${EPOCHREALTIME/[.,]/}
+say() { printf '%6d ms  %s\n' $(((${EPOCHREALTIME/[.,]/} - began) / 1000)) "$*"; }
+indent() { sed 's/^/           /'; }
+
+# on MACHINE WORDS… runs the words with that machine's home.
+on() {
+	local machine=$1
+	shift
+	HOME="$work/$machine" SESSIO_DIR="$work/$machine/.sessio" "$@" </dev/null
+}
+
+# at MACHINE WORDS… runs sessio there, and shows the line and what it says.
+at() {
+	local machine=$1
+	shift
+	say "$machine\$ sessio $*"
+	on "$machine" "${run[@]}" "$@" 2>&1 | indent
+}
+
+# stay MACHINE TEXT WORDS… starts a role there and waits until it says TEXT.
+stay() {
+	local machine=$1 text=$2
+	shift 2
+	say "$machine\$ sessio $* &"
+	env HOME="$work/$machine" SESSIO_DIR="$work/$machine/.sessio" "${run[@]}" "$@" </dev/null >"$work/$machine.log" 2>&1 &
+	pids+=($!)
+	until grep -q -- "$text" "$work/$machine.log"; do
+		kill -0 "${pids[-1]}" 2>/dev/null || exit 1
+		sleep 0.02
+	done
+}
+
+mkdir -p "$work"/{vps,laptop,attic}
+ssh-keygen -q -t ed25519 -N '' -f "$work/laptop/id_ed25519"
+
+say "# a coordinator"
+stay vps s1/ -coordinator -udp 127.0.0.1:0
+coord=$(grep -o 's1/[^ ]*' "$work/vps.log" | tail -n 1)
+
+say "# an account, whose first machine is the laptop"
+at laptop account create -key "$work/laptop/id_ed25519" -name laptop "$coord"
+
+say "# a ticket, and a machine that joins by it"
+say "laptop\$ sessio ticket -name attic -users $me"
+join=$(on laptop "${run[@]}" ticket -name attic -users "$me" 2>/dev/null)
+indent <<<"$join"
+at attic join -no-wait "${join##* }"
+
+say "# the owner looks who waits, and signs"
+at laptop trust pending
+at laptop trust sign attic
+
+say "# the machine serves"
+stay attic 'ready on udp' -device
+
+say "# a command over the direct path"
+at laptop run attic -- 'echo "hello from $(uname -n), to ${SSH_CONNECTION%% *}"'
+
+say "# the same with stock ssh"
+on laptop "${run[@]}" ssh-config | sed "s|ProxyCommand |ProxyCommand ${SESSIO_RUN:-} |" >"$work/laptop/ssh_config"
+say "laptop\$ ssh attic.sessio 'echo hello again'"
+on laptop ssh -F "$work/laptop/ssh_config" attic.sessio 'echo hello again' 2>&1 | indent
+
+say "# how things stand"
+at laptop status
+at laptop ping -c 1 attic
+
+say "# everything is stopped"
+for pid in "${pids[@]}"; do
+	kill "$pid"
+	wait "$pid"
+done
+pids=()
+left=$(find "$work" -name '*.lock' -o -name '*.sock' -o -name '*.pid')
+if [ -n "$left" ]; then
+	echo "left behind: $left"
+	exit 1
+fi
+say "done"
+echo "demo: ok"
