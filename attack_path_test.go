@@ -170,8 +170,8 @@ func TestAttackStolenPathKeyOfAClient(t *testing.T) {
 	}
 }
 
-// link opens a link from a node of the machine's own, whatever its log thinks
-// of it.
+// link opens a link from a node of the machine's own; who device is it knows
+// from the owner.
 func (m *testMachine) link(device string) (*link, error) {
 	m.w.t.Helper()
 	n, err := openNode(context.Background(), nodeConfig{id: m.id, trust: m.trust, listen: "127.0.0.1:0", hold: defaultHold, logf: (&testLog{}).logf})
@@ -179,9 +179,9 @@ func (m *testMachine) link(device string) (*link, error) {
 		m.w.t.Fatal(err)
 	}
 	m.w.t.Cleanup(n.close)
-	dev, ok := m.trust.state().deviceByName(device)
+	dev, ok := m.w.trust.state().deviceByName(device)
 	if !ok {
-		m.w.t.Fatalf("%s is not in the log of %s", device, m.name)
+		m.w.t.Fatalf("%s is not in the log", device)
 	}
 	return n.connect(m.w.t.Context(), dev)
 }
