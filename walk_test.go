@@ -186,3 +186,34 @@ func TestWalkNewProcessEndsTheOldOnesLink(t *testing.T) {
 	}
 	waitWithin(t, answerWait+5*time.Second, func() bool { return strings.Contains(log.String(), "has ended: ") })
 }
+
+// Who gives up waiting for a device that does not answer waits no longer.
+func TestWalkCloseEndsADialUnderWay(t *testing.T) {
+	t.Parallel()
+	w, c := newAttackWorld(t)
+	attic := w.join("attic")
+	w.signDevice(attic, "server")
+	attic.serve()
+	w.await(attic)
+	answered := make(chan struct{})
+	c.turn(onAnswer(func(m *answerMsg) {
+		m.instance = newInstanceID() // nobody
+		select {
+		case <-answered:
+		default:
+			close(answered)
+		}
+	}))
+	l := w.laptop.client()
+	done := make(chan error)
+	go func() { _, err := l.openSSH(t.Context(), "attic"); done <- err }()
+	<-answered
+	began := time.Now()
+	l.close()
+	if err := <-done; err == nil {
+		t.Error("a link to nobody")
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %v to give up", took)
+	}
+}
