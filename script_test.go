@@ -1,4 +1,4 @@
-//go:build unix
+//go:build !windows
 
 package main
 
@@ -46,16 +46,6 @@ import (
 
 	"github.com/creack/pty"
 )
-
-// toolEnv makes the test binary be sessio.
-const toolEnv = "SESSIO_TEST_TOOL"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(toolEnv) != "" {
-		main() // does not return
-	}
-	os.Exit(m.Run())
-}
 
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/script/*.txt")

@@ -196,6 +196,29 @@ func TestTrustStoreSwitch(t *testing.T) {
 	}
 }
 
+// A branch given up is evidence however long it is.
+func TestTrustStoreLongEvidence(t *testing.T) {
+	k := newTrustTestAcct(t)
+	k.addDevice("attic")
+	ours, theirs := k.branch(), k.branch()
+	for i := range maxBeside + 5 {
+		ours.update("attic", strings.Repeat("x", i%30+1), k.a)
+	}
+	fresh := trustTestKey("fresh")
+	theirs.ok(theirs.text(opRecover{0, []signerLine{trustTestLine(fresh, "ds", "fresh")}}), nil, k.r, fresh)
+	st := trustTestStore(t, ours, len(ours.raws))
+	if _, err := st.add(theirs.raws[2]); err != nil {
+		t.Fatal(err)
+	}
+	again := trustTestOpen(t, st.dir)
+	if notes := trustTestNotes(again); len(*notes) != 0 || !again.knows(logTip{ours.state.seq(), ours.state.head()}) {
+		t.Error(*notes)
+	}
+	if r, err := again.fsck(); err != nil || len(r.found) != 0 || r.beside != maxBeside+5 {
+		t.Error(r, err)
+	}
+}
+
 func TestTrustStoreFsck(t *testing.T) {
 	k := newTrustTestAcct(t)
 	k.addDevice("a")

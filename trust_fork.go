@@ -34,6 +34,7 @@ type trustTree struct {
 	beside map[stmtHash]*treeNode
 	order  []*treeNode // beside, parents before children
 	view   *trustState // state, less what other branches have taken away
+	roomy  bool        // no bounds on what stands beside: it has been let in before
 }
 
 // A treeNode is a verified record.
@@ -163,6 +164,9 @@ func (t *trustTree) checkBesideRoom(n, parent *treeNode) error {
 		room = maxBeside
 	}
 	_, extends := t.beside[parent.hash]
+	if t.roomy {
+		return nil
+	}
 	if len(t.order) >= room || !extends && len(t.tips()) >= maxBranches {
 		return coded("fork", "statement %d is on another branch, and no more of them are kept", n.stmt.seq)
 	}
@@ -272,14 +276,16 @@ func (t *trustTree) switchTo(tip *treeNode, s *trustState, at uint64) {
 // returns how many.
 func (t *trustTree) catchUp(now time.Time) (count int) {
 	for t.state != nil {
-		i := slices.IndexFunc(t.order, func(n *treeNode) bool { return n.stmt.prev == t.state.head() })
-		if i < 0 || t.state.checkTime(t.order[i].stmt.time, now) != nil {
+		i := slices.IndexFunc(t.order, func(n *treeNode) bool {
+			return n.stmt.prev == t.state.head() && t.state.checkTime(n.stmt.time, now) == nil
+		})
+		if i < 0 {
 			break
 		}
 		n := t.order[i]
 		next, err := t.state.applyRecord(n.trustRecord, now)
 		if err != nil {
-			break
+			break // it was judged good when it came
 		}
 		delete(t.beside, n.hash)
 		t.order = slices.Delete(t.order, i, i+1)

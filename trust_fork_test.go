@@ -254,6 +254,19 @@ func TestTrustForkFuture(t *testing.T) {
 		t.Error(n, len(tree.order))
 	}
 	tree.expect(t, "cellar x", "alice bob recovery", "")
+	// the first whose time has come is taken, not the first
+	two := before.tree()
+	for i, hours := range []time.Duration{72, 48} {
+		raw := before.sign(before.edit(opDeviceUpdate{trustTestID("attic"), trustTestGrant(fmt.Sprint("n", i))},
+			func(s *statement) { s.time += int64(hours * 3600) }), before.a)
+		if out, err := two.add(raw, trustTestNow); out != addKept {
+			t.Fatal(err)
+		}
+	}
+	if two.catchUp(soon.Add(-24*time.Hour)) != 1 {
+		t.Error("neither")
+	}
+	two.expect(t, "cellar n1", "alice bob recovery", "fork")
 	// where something else took its place it is a fork
 	before.device("y", k.a)
 	if out, err := other.add(before.raws[3], trustTestNow); out != addAppended {

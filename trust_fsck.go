@@ -37,6 +37,7 @@ func (t *trustStore) fsck() (r fsckReport, err error) {
 			return err
 		}
 		tree := newTrustTree(pin.acct)
+		tree.roomy = true
 		t.fsckFile(&r, "log", tree, addAppended)
 		r.records = len(tree.log)
 		t.fsckFile(&r, "evidence", tree, addKept)
