@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"github.com/quic-go/quic-go"
 )
@@ -135,9 +136,11 @@ func (c *linkStream) Write(b []byte) (int, error) {
 // CloseWrite ends our direction; the other goes on.
 func (c *linkStream) CloseWrite() error { return c.Stream.Close() }
 
-// Close ends both directions. What was written is still delivered.
+// Close ends both directions. What was written is still delivered; a Write
+// that waits for the peer to read is ended.
 func (c *linkStream) Close() error {
 	c.Stream.CancelRead(0)
+	c.Stream.SetWriteDeadline(time.Unix(1, 0))
 	err := c.Stream.Close()
 	if c.done != nil {
 		c.done()
