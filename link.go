@@ -271,10 +271,26 @@ func (l *link) openSSH(ctx context.Context) (*linkStream, error) {
 		return nil, err
 	}
 	l.countStream(1)
-	return l.netConn(s, sync.OnceFunc(func() {
+	c := l.netConn(s, sync.OnceFunc(func() {
 		l.countStream(-1)
 		l.dropToken(token)
-	})), nil
+	}))
+	c.failed = func(err error) {
+		if code := codeOf(err); code == "token-unknown" || code == "token-expired" || code == "token-revoked" {
+			l.forgetToken(token)
+		}
+	}
+	return c, nil
+}
+
+// forgetToken makes the next connection ask for a token of its own: the device
+// does not know this one, whatever the coordinator said, or does no more.
+func (l *link) forgetToken(t sessionToken) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.token == t {
+		l.token = sessionToken{}
+	}
 }
 
 // takeToken returns a token with room for one more connection: the newest, or

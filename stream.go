@@ -111,7 +111,8 @@ func linkErrorOf(err error) error {
 type linkStream struct {
 	*quic.Stream
 	local, remote net.Addr
-	done          func() // called by every Close; may be nil
+	failed        func(error) // called with what ends a Read, but for the end; may be nil
+	done          func()      // called by every Close; may be nil
 }
 
 func (c *linkStream) LocalAddr() net.Addr  { return c.local }
@@ -121,6 +122,9 @@ func (c *linkStream) Read(b []byte) (int, error) {
 	n, err := c.Stream.Read(b)
 	if err != nil && err != io.EOF {
 		err = linkErrorOf(err)
+		if c.failed != nil {
+			c.failed(err)
+		}
 	}
 	return n, err
 }
