@@ -57,19 +57,35 @@ type link struct {
 
 // linkQUIC is the configuration of links. Liveness is punch.go's to judge:
 // QUIC's own idle clock would end a link whose lid is closed for the night.
+//
+// The connection's window is that of all SSH connections that a link may have,
+// from the start: a reader that stalls leaves up to a stream's window unread,
+// and with QUIC's usual window, 1.5 of a stream's, the second such reader would
+// stop everybody on the link. It is memory only while readers stall.
 func linkQUIC(small bool) *quic.Config {
-	c := &quic.Config{
-		HandshakeIdleTimeout:       15 * time.Second, // hard NATs take up to 12
-		MaxIdleTimeout:             30 * 24 * time.Hour,
-		InitialPacketSize:          1200, // 1280 with DF never arrives behind a small MTU
-		MaxIncomingStreams:         1024,
-		MaxIncomingUniStreams:      -1,
-		MaxStreamReceiveWindow:     6 << 20,
-		MaxConnectionReceiveWindow: 15 << 20,
-	}
+	stream := uint64(6 << 20)
 	if small {
-		c.MaxStreamReceiveWindow, c.MaxConnectionReceiveWindow = 1<<20, 3<<19
+		stream = 1 << 20
 	}
+	return &quic.Config{
+		HandshakeIdleTimeout:           15 * time.Second, // hard NATs take up to 12
+		MaxIdleTimeout:                 30 * 24 * time.Hour,
+		InitialPacketSize:              1200, // 1280 with DF never arrives behind a small MTU
+		MaxIncomingStreams:             1024,
+		MaxIncomingUniStreams:          -1,
+		MaxStreamReceiveWindow:         stream,
+		InitialConnectionReceiveWindow: (maxPerDevice + 1) * stream, // and one for all else
+		MaxConnectionReceiveWindow:     (maxPerDevice + 1) * stream,
+	}
+}
+
+// strangerQUIC is linkQUIC for a peer that the log does not know: it has
+// records of the log to exchange. Should these make it known, then its window
+// grows as it is used.
+func strangerQUIC(small bool) *quic.Config {
+	c := linkQUIC(small)
+	c.InitialStreamReceiveWindow = 64 << 10
+	c.InitialConnectionReceiveWindow = 256 << 10
 	return c
 }
 

@@ -21,6 +21,19 @@ func (n *node) accept(ctx context.Context) {
 	}
 }
 
+// quicFor is the configuration of a link that a peer begins to dial.
+func (n *node) quicFor(info *quic.ClientInfo) (*quic.Config, error) {
+	n.mu.Lock()
+	proc := n.peers.ofVirtual(info.RemoteAddr)
+	n.mu.Unlock()
+	if proc != nil {
+		if _, err := n.judge(proc.keys, ""); err == nil {
+			return linkQUIC(n.small), nil
+		}
+	}
+	return strangerQUIC(n.small), nil
+}
+
 func (n *node) accepted(ctx context.Context, conn *quic.Conn) {
 	n.mu.Lock()
 	proc := n.peers.ofVirtual(conn.RemoteAddr())

@@ -57,7 +57,9 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		onRefused: func(m *refuseMsg) { n.logf(0, "coordinator: %v", refusalOf(m, "this machine")) },
 	}
 	n.tr = &quic.Transport{Conn: n.mux.packetConn(), ConnectionIDLength: 8, DisableVersionNegotiationPackets: true}
-	n.listener, err = n.tr.Listen(n.id.tlsConfig(alpnLink, func(publicKeys) error { return nil }), linkQUIC(n.small))
+	conf := linkQUIC(n.small)
+	conf.GetConfigForClient = n.quicFor
+	n.listener, err = n.tr.Listen(n.id.tlsConfig(alpnLink, func(publicKeys) error { return nil }), conf)
 	if err != nil {
 		return err
 	}

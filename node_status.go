@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"runtime"
 	"strings"
 	"time"
 )
@@ -29,12 +30,13 @@ type nodeStatus struct {
 	Coordinator bool    `json:"coordinator"` // it has answered within a minute
 	ClockOff    float64 `json:"clock_off_s"`
 	WriteErrors uint64  `json:"write_errors"`
+	Goroutines  int     `json:"goroutines"`
 }
 
 func (n *node) status() nodeStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s := nodeStatus{Coordinator: n.talk.known(time.Now()), ClockOff: n.talk.offset.Seconds(), WriteErrors: n.mux.writeErrors.Load()}
+	s := nodeStatus{Coordinator: n.talk.known(time.Now()), ClockOff: n.talk.offset.Seconds(), WriteErrors: n.mux.writeErrors.Load(), Goroutines: runtime.NumGoroutine()}
 	if n.talk.observed.IsValid() {
 		s.Observed = n.talk.observed.String()
 	}

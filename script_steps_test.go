@@ -18,7 +18,7 @@ func (s *script) step(words []string) bool {
 	args := words[1:]
 	switch words[0] {
 	case "tool", "exec":
-		name := os.Args[0]
+		name := toolFile()
 		if words[0] == "exec" {
 			name, args = args[0], args[1:]
 		}
@@ -28,7 +28,7 @@ func (s *script) step(words []string) bool {
 			s.start(want, name, args)
 		}
 	case "term":
-		s.background(args[0], os.Args[0], args[1:], true)
+		s.background(args[0], toolFile(), args[1:], true)
 	case "type":
 		if _, err := s.proc(args[0]).tty.WriteString(args[1] + "\r"); err != nil {
 			s.fatalf("%v", err)
@@ -86,7 +86,7 @@ func (s *script) stepBeside(words, args []string) bool {
 		s.wantStatus(args, 1, exitCode(b.cmd, b.err))
 	case "until":
 		s.until("sessio "+strings.Join(args[1:], " "), func() bool {
-			cmd := s.command(os.Args[0], args[1:]...)
+			cmd := s.command(toolFile(), args[1:]...)
 			out, _ := cmd.CombinedOutput()
 			s.stdout, s.stderr = string(out), ""
 			return s.match(args[0], string(out))

@@ -92,7 +92,7 @@ func newScript(t *testing.T, file string) *script {
 		t.Fatal(err)
 	}
 	s := &script{t: t, file: file, work: work, beside: map[string]*besideProc{}}
-	s.vars = map[string]string{"WORK": work, "USER": me.Username, "TOOL": os.Args[0]}
+	s.vars = map[string]string{"WORK": work, "USER": me.Username, "TOOL": toolFile()}
 	s.machine("home")
 	t.Cleanup(s.cleanup)
 	return s
@@ -210,9 +210,12 @@ func (s *script) start(want bool, name string, args []string) {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = time.Second
-	timer := time.AfterFunc(2*scriptWait, func() { cmd.Process.Kill() })
-	err := cmd.Run()
-	timer.Stop()
+	err := cmd.Start()
+	if err == nil {
+		timer := time.AfterFunc(2*scriptWait, func() { cmd.Process.Kill() })
+		err = cmd.Wait()
+		timer.Stop()
+	}
 	s.stdout, s.stderr, s.status = out.String(), errs.String(), exitCode(cmd, err)
 	if (s.status == 0) != want {
 		s.fatalf("status %d (%v)", s.status, err)
