@@ -152,6 +152,7 @@ func (c *coordTalk) hangUp(id callID) { delete(c.calls, id) }
 
 func (c *coordTalk) sendCall(now time.Time, call *coordCall) {
 	call.msg.cookie = c.cookie
+	call.msg.time = now.Add(c.offset).Unix()
 	c.transmit(msgCall, &call.msg, maxDatagram)
 	call.next = now.Add(min(callRetry<<min(call.sent, 5), time.Second))
 	call.sent++
