@@ -61,7 +61,7 @@ func (t *sessionTable) add(now time.Time, token sessionToken, owner ed25519.Publ
 		t.reapLocked(now)
 	}
 	if len(t.entries) >= maxTokens {
-		return
+		t.dropOldestLocked()
 	}
 	e := &sessionEntry{owner: [32]byte(owner)}
 	if ttl > 0 {
@@ -124,6 +124,24 @@ func (t *sessionTable) await(ctx context.Context, token sessionToken, owner ed25
 			return nil, err
 		}
 	}
+}
+
+// dropOldestLocked makes room: the token that nobody uses and that has least
+// time left goes. There is one, for maxPerDevice is less than maxTokens.
+func (t *sessionTable) dropOldestLocked() {
+	var oldest sessionToken
+	var found *sessionEntry
+	for token, e := range t.entries {
+		if e.live == 0 && (found == nil || e.before(found)) {
+			oldest, found = token, e
+		}
+	}
+	delete(t.entries, oldest)
+}
+
+// before reports whether e expires before o; never is last.
+func (e *sessionEntry) before(o *sessionEntry) bool {
+	return e.expires > 0 && (o.expires == 0 || e.expires < o.expires)
 }
 
 // reap forgets tokens past their time that nobody uses.
