@@ -110,7 +110,8 @@ func linkErrorOf(err error) error {
 type linkStream struct {
 	*quic.Stream
 	local, remote net.Addr
-	done          func() // called by every Close; may be nil
+	done          func()      // called by every Close; may be nil
+	failed        func(error) // called by a Read that fails; may be nil
 }
 
 func (c *linkStream) LocalAddr() net.Addr  { return c.local }
@@ -119,7 +120,9 @@ func (c *linkStream) RemoteAddr() net.Addr { return c.remote }
 func (c *linkStream) Read(b []byte) (int, error) {
 	n, err := c.Stream.Read(b)
 	if err != nil && err != io.EOF {
-		err = linkErrorOf(err)
+		if err = linkErrorOf(err); c.failed != nil {
+			c.failed(err)
+		}
 	}
 	return n, err
 }
