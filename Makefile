@@ -43,7 +43,7 @@ vet:
 # An address with a version leaves go.mod alone.
 staticcheck:
 	$(GO) run $(STATICCHECK) ./...
-	GOOS=windows $(GO) run $(STATICCHECK) -tests=false ./...
+	$(GO) run -exec "env GOOS=windows" $(STATICCHECK) -tests=false ./...
 
 layout:
 	$(GO) test -run '^TestLayout' .
@@ -55,6 +55,7 @@ cross: ## the program for every system it is made for: dist/
 	testdata/cross.sh '$(LDFLAGS)'
 
 size: ## figures against budgets; fails above
+	testdata/tools.sh size
 	testdata/size.sh '$(LDFLAGS)'
 
 vuln: ## known vulnerabilities; needs the internet

@@ -146,30 +146,59 @@ func TestCreateRefused(t *testing.T) {
 	c.whole()
 }
 
-// Killed at any moment, the program finishes by the same words.
-func TestCreateKilled(t *testing.T) {
-	c := newCreateTest(t)
-	args := []string{"account", "create", "-dir", c.dir, "-key", c.key, "-name", "laptop", c.w.word.String()}
-	killed := 0
+// runKilled runs sessio again and again, killed a little later each time, until
+// it ends by itself.
+func runKilled(t *testing.T, args ...string) (out string, err error) {
+	t.Helper()
 	for after := time.Duration(0); ; after += 3 * time.Millisecond {
-		cmd := exec.Command(os.Args[0], args...)
-		cmd.Env = append(os.Environ(), toolEnv+"=1", "GORACE=atexit_sleep_ms=0")
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		kill := time.AfterFunc(after, func() { cmd.Process.Kill() })
-		err := cmd.Wait()
-		kill.Stop()
-		if err == nil || strings.Contains(out.String(), "already") {
-			break
-		}
+		cmd := toolCommand(args...)
+		b, err := runUntil(cmd, after)
 		if cmd.ProcessState.ExitCode() != -1 {
-			t.Fatalf("after %d kills: %v\n%s", killed, err, out.String())
+			t.Logf("killed %d times: sessio %s", after/(3*time.Millisecond), args[0])
+			return b, err
 		}
-		killed++
 	}
-	t.Logf("killed %d times", killed)
+}
+
+func runUntil(cmd *exec.Cmd, after time.Duration) (string, error) {
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	kill := time.AfterFunc(after, func() { cmd.Process.Kill() })
+	defer kill.Stop()
+	err := cmd.Wait()
+	return out.String(), err
+}
+
+// Killed at any moment, each of the three finishes by the same words.
+func TestKilledVerbs(t *testing.T) {
+	c := newCreateTest(t)
+	out, err := runKilled(t, "account", "create", "-dir", c.dir, "-key", c.key, "-name", "laptop", c.w.word.String())
+	if err != nil && !strings.Contains(out, "already") {
+		t.Fatalf("account create: %v\n%s", err, out)
+	}
 	c.whole()
+	ticket, err := runUntil(toolCommand("ticket", "-dir", c.dir, "-name", "attic", "-users", "root"), time.Minute)
+	if err != nil {
+		t.Fatalf("ticket: %v\n%s", err, ticket)
+	}
+	attic := filepath.Join(t.TempDir(), "attic")
+	if out, err := runKilled(t, "join", "-dir", attic, "-no-wait", strings.Fields(ticket)[2]); err != nil {
+		t.Fatalf("join: %v\n%s", err, out)
+	}
+	if out, err := runKilled(t, "trust", "sign", "-dir", c.dir, "attic"); err != nil || !strings.Contains(out, "signed") {
+		t.Fatalf("trust sign: %v\n%s", err, out)
+	}
+	out, err = runUntil(toolCommand("trust", "log", "-dir", c.dir), time.Minute)
+	if lines := strings.Count(out, "\n"); err != nil || lines != 3 || strings.Count(out, "attic") != 1 {
+		t.Errorf("log: %v\n%s", err, out)
+	}
+}
+
+func toolCommand(args ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), toolEnv+"=1", "GORACE=atexit_sleep_ms=0")
+	return cmd
 }

@@ -73,14 +73,14 @@ func (c *candidate) say(g deviceGrant, now time.Time) string {
 func trustSignVerb() verb {
 	return verb{
 		name:    "trust sign",
-		usage:   "[-key F | -recovery] [-print] [-name N] [-roles LIST] [-users LIST] [-caps LIST] [-device-expires D] [-force-time] NAME…",
+		usage:   "[-key F] [-print] [-name N] [-roles LIST] [-users LIST] [-caps LIST] [-device-expires D] [-force-time] NAME…",
 		summary: "sign devices that wait; NAME is a name or a device id",
 		more: `On a terminal it asks after showing fingerprint and words. Without one a single
 NAME is consent, for a ticket made on this machine; any other device is then
 named by its id. With -print the statement goes to standard output for
 ssh-keygen -Y sign -n ` + stmtNamespace + `, on any machine; trust add hands it in.`,
 		setup: func(f *flag.FlagSet) verbRun {
-			s := &signing{dir: dirFlag(f), by: signerFlags(f), flags: declareGrant(f), force: forceTimeFlag(f)}
+			s := &signing{dir: dirFlag(f), by: keyFlag(f), flags: declareGrant(f), force: forceTimeFlag(f)}
 			s.print = f.Bool("print", false, "print the statement, sign nothing")
 			return s.run
 		},

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -65,6 +66,8 @@ func (n *node) connect(ctx context.Context, dev signedDevice) (*link, error) {
 		return d.link, d.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
+	case <-n.life.Done():
+		return nil, errors.New("given up: this process ends")
 	}
 }
 
@@ -92,7 +95,7 @@ func (n *node) linkToLocked(id deviceID) (found *link) {
 }
 
 func (n *node) runDial(d *dialing, dev signedDevice) {
-	ctx, stop := context.WithTimeout(context.Background(), connectFor)
+	ctx, stop := context.WithTimeout(n.life, connectFor)
 	defer stop()
 	d.link, d.err = n.dial(ctx, dev)
 	n.mu.Lock()

@@ -52,7 +52,10 @@ func runDevice(ctx context.Context, c deviceConfig) error {
 	}
 	c.logf(0, "device %s ready on udp port %d", id.keys.deviceID(), n.mux.port())
 	d.sayState()
-	defer trust.watch(func(_, _ *trustState) { d.sayState() })()
+	defer trust.watch(func(_, _ *trustState) {
+		d.sayState()
+		server.recheck() // a grant may have been narrowed
+	})()
 	l := &lender{n, ln}
 	n.spawn(func() { reapSessions(ctx, n.sessions) })
 	l.serve(ctx, c.dir)

@@ -12,7 +12,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -50,7 +49,7 @@ type link struct {
 	mu      sync.Mutex
 	token   sessionToken         // guarded by mu: the newest
 	tokenAt time.Time            // guarded by mu: when it came
-	tokenIn time.Duration        // guarded by mu: its lifetime, 0 = without end
+	tokenIn time.Duration        // guarded by mu: its lifetime
 	uses    map[sessionToken]int // guarded by mu: our streams by token
 	streams int                  // guarded by mu: SSH streams, both directions
 	pulls   sync.WaitGroup       // goroutines that serve it
@@ -291,12 +290,26 @@ func (l *link) openSSH(ctx context.Context) (*linkStream, error) {
 		return nil, err
 	}
 	l.countStream(1)
-	nc := l.netConn(s, sync.OnceFunc(func() {
+	c := l.netConn(s, sync.OnceFunc(func() {
 		l.countStream(-1)
 		l.dropToken(token)
 	}))
-	nc.failed = func(err error) { l.refusedToken(token, err) }
-	return nc, nil
+	c.failed = func(err error) {
+		if code := codeOf(err); code == "token-unknown" || code == "token-expired" || code == "token-revoked" {
+			l.forgetToken(token)
+		}
+	}
+	return c, nil
+}
+
+// forgetToken makes the next connection ask for a token of its own: the device
+// does not know this one, whatever the coordinator said, or does no more.
+func (l *link) forgetToken(t sessionToken) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.token == t {
+		l.token = sessionToken{}
+	}
 }
 
 // takeToken returns a token with room for one more connection: the newest, or
@@ -325,16 +338,7 @@ func (l *link) takeToken(ctx context.Context) (sessionToken, error) {
 // monotonic one stands still while the machine sleeps, the other may be set.
 func (l *link) tokenGoodLocked(now time.Time) bool {
 	age := max(now.Sub(l.tokenAt), now.Round(0).Sub(l.tokenAt.Round(0)))
-	return l.token != (sessionToken{}) && (l.tokenIn == 0 || age < l.tokenIn/2)
-}
-
-// refusedToken forgets a token that the device does not take.
-func (l *link) refusedToken(t sessionToken, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if code := codeOf(err); l.token == t && strings.HasPrefix(code, "token-") {
-		l.token = sessionToken{}
-	}
+	return l.token != (sessionToken{}) && age < l.tokenIn/2
 }
 
 func (l *link) askToken(ctx context.Context) (t sessionToken, ttl time.Duration, err error) {
@@ -367,8 +371,11 @@ func (l *link) askControl(ctx context.Context, request byte, b []byte) error {
 	return nil
 }
 
-// setToken takes a token that has just come; ttl 0 is without end.
+// setToken takes a token that has just come; ttl 0 is the longest there is.
 func (l *link) setToken(now time.Time, t sessionToken, ttl time.Duration) {
+	if ttl <= 0 {
+		ttl = tokenTTL
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.token, l.tokenAt, l.tokenIn = t, now, ttl

@@ -67,7 +67,7 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		n.logf(1, "socket buffers: %v", err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	n.stop = stop
+	n.life, n.stop = ctx, stop
 	n.running.Go(func() { n.loop(ctx) })
 	n.running.Go(func() { n.accept(ctx) })
 	n.running.Go(func() { n.fetchLoop(ctx) })

@@ -171,9 +171,10 @@ func (t *peerTable) greeted(now time.Time, p *peerKeys, h msgHead, from udpSourc
 	}
 }
 
-// tick serves every path and forgets processes that nothing needs.
+// tick serves every path and forgets processes that nothing needs, and peers
+// without any: else whoever makes a coordinator ring fills the table.
 func (t *peerTable) tick(now time.Time) (next time.Time) {
-	for _, p := range t.byHint {
+	for hint, p := range t.byHint {
 		for id, q := range p.procs {
 			if !q.used && now.Sub(q.idleAt) > procLinger {
 				t.forget(p, id)
@@ -183,6 +184,9 @@ func (t *peerTable) tick(now time.Time) (next time.Time) {
 			if !q.used {
 				next = earlier(next, q.idleAt.Add(procLinger+time.Millisecond))
 			}
+		}
+		if len(p.procs) == 0 {
+			delete(t.byHint, hint)
 		}
 	}
 	return next

@@ -61,33 +61,6 @@ func TestSessionsOfADeviceAreBounded(t *testing.T) {
 	}
 }
 
-// TestSessionsForgetOldTokens: a device that is entered every few seconds makes
-// more tokens in a day than it remembers.
-func TestSessionsForgetOldTokens(t *testing.T) {
-	now := time.Now()
-	tab := newSessionTable(now)
-	owner := make([]byte, 32)
-	tab.add(now, sessionToken{1}, owner, tokenTTL)
-	if _, err := tab.take(now, sessionToken{1}, owner); err != nil {
-		t.Fatal(err)
-	}
-	for i := range maxTokens + 1 {
-		at, token := now.Add(time.Duration(i)*time.Second), sessionToken{2, byte(i), byte(i >> 8)}
-		tab.add(at, token, owner, tokenTTL)
-		release, err := tab.take(at, token, owner)
-		if err != nil {
-			t.Fatalf("token %d: %v", i, err)
-		}
-		release()
-	}
-	if _, err := tab.take(now, sessionToken{1}, owner); err != nil {
-		t.Errorf("a token in use was forgotten: %v", err)
-	}
-	if len(tab.entries) > maxTokens {
-		t.Errorf("%d tokens are remembered", len(tab.entries))
-	}
-}
-
 func TestSessionTokenMayComeAfterItsBearer(t *testing.T) {
 	tab := newSessionTable(time.Now())
 	owner := make([]byte, 32)
