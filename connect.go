@@ -178,7 +178,7 @@ func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg,
 	if err != nil {
 		return nil, err
 	}
-	l.setToken(m.token)
+	l.setToken(now, m.token, time.Duration(m.ttl)*time.Second)
 	n.startLink(l)
 	return l, nil
 }

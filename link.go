@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"io"
 	"net"
@@ -47,6 +48,8 @@ type link struct {
 
 	mu      sync.Mutex
 	token   sessionToken         // guarded by mu: the newest
+	tokenAt time.Time            // guarded by mu: when it came
+	tokenIn time.Duration        // guarded by mu: its lifetime
 	uses    map[sessionToken]int // guarded by mu: our streams by token
 	streams int                  // guarded by mu: SSH streams, both directions
 	pulls   sync.WaitGroup       // goroutines that serve it
@@ -313,25 +316,38 @@ func (l *link) forgetToken(t sessionToken) {
 // a new one that the device makes.
 func (l *link) takeToken(ctx context.Context) (sessionToken, error) {
 	l.mu.Lock()
-	if t := l.token; t != (sessionToken{}) && l.uses[t] < maxPerToken {
+	if t := l.token; l.tokenGoodLocked(time.Now()) && l.uses[t] < maxPerToken {
 		l.uses[t]++
 		l.mu.Unlock()
 		return t, nil
 	}
 	l.mu.Unlock()
-	t, err := l.askToken(ctx)
+	t, ttl, err := l.askToken(ctx)
 	if err != nil {
 		return t, err
 	}
+	l.setToken(time.Now(), t, ttl)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.token = t
 	l.uses[t]++
 	return t, nil
 }
 
-func (l *link) askToken(ctx context.Context) (t sessionToken, err error) {
-	return t, l.askControl(ctx, controlSession, t[:])
+// tokenGoodLocked reports whether the newest token is still good, with a good
+// deal of time to spare: the device has a clock of its own. Of ours the
+// monotonic one stands still while the machine sleeps, the other may be set.
+func (l *link) tokenGoodLocked(now time.Time) bool {
+	age := max(now.Sub(l.tokenAt), now.Round(0).Sub(l.tokenAt.Round(0)))
+	return l.token != (sessionToken{}) && age < l.tokenIn/2
+}
+
+func (l *link) askToken(ctx context.Context) (t sessionToken, ttl time.Duration, err error) {
+	b := make([]byte, len(t)+4)
+	if err := l.askControl(ctx, controlSession, b); err != nil {
+		return t, 0, err
+	}
+	seconds := binary.BigEndian.Uint32(b[copy(t[:], b):])
+	return t, time.Duration(seconds) * time.Second, nil
 }
 
 // echo returns after one round trip.
@@ -355,11 +371,14 @@ func (l *link) askControl(ctx context.Context, request byte, b []byte) error {
 	return nil
 }
 
-// setToken takes the token that an introduction brought.
-func (l *link) setToken(t sessionToken) {
+// setToken takes a token that has just come; ttl 0 is the longest there is.
+func (l *link) setToken(now time.Time, t sessionToken, ttl time.Duration) {
+	if ttl <= 0 {
+		ttl = tokenTTL
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.token = t
+	l.token, l.tokenAt, l.tokenIn = t, now, ttl
 }
 
 func (l *link) dropToken(t sessionToken) {
