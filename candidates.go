@@ -43,7 +43,7 @@ func localCandidates(port uint16) []netip.AddrPort {
 }
 
 func rankCandidates(found []netip.Addr, port uint16) (out []netip.AddrPort) {
-	slices.SortStableFunc(found, func(a, b netip.Addr) int { return candidateRank(a) - candidateRank(b) })
+	sortBy(found, func(a, b netip.Addr) int { return candidateRank(a) - candidateRank(b) })
 	for _, a := range found {
 		ap := netip.AddrPortFrom(a, port)
 		if a.IsGlobalUnicast() && !slices.Contains(out, ap) && len(out) < maxCandidates {

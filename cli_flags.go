@@ -220,9 +220,6 @@ func (d stateDir) path() (string, error) {
 	return filepath.Abs(dir)
 }
 
-// isDefault reports whether neither flag nor environment names a directory.
-func (d stateDir) isDefault() bool { return *d.flag == "" && os.Getenv("SESSIO_DIR") == "" }
-
 // defaultDir is ~/.sessio. Services are often started without $HOME.
 func defaultDir() (string, error) {
 	home, err := os.UserHomeDir()

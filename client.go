@@ -101,7 +101,7 @@ func (c *client) askCoordinator(ctx context.Context, called string) (waiting boo
 		a, _ := c.trust.anchor()
 		list, err := cc.pending(ctx, a.acct)
 		waiting = slices.ContainsFunc(list, func(p pendingJoin) bool {
-			return p.name == called || string(p.keys.deviceID()) == called
+			return waitingName(c.dir, p) == called || string(p.keys.deviceID()) == called
 		})
 		return err
 	})
@@ -137,8 +137,8 @@ func (c *client) openSSH(ctx context.Context, called string) (*sshPipe, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !dev.hasRole("server") {
-		return nil, withHint(coded("role", "is a pure client, nobody can enter it"), "its owner can change that with: sessio trust update")
+	if err := entryError(dev, c.trust.now()); err != nil {
+		return nil, err
 	}
 	p := &sshPipe{hostKey: dev.keys.sshKey(), userKey: c.id.sshSigner(), users: dev.users, name: dev.name}
 	lent, err := askLend(ctx, c.dir, lendRequest{Op: "ssh", Device: string(dev.id)})

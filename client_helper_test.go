@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"os/user"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -251,4 +253,27 @@ func (p *sshcProcess) signal(sig os.Signal) {
 	if err := p.cmd.Process.Signal(sig); err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// sshcTerminalSSHD is sshcSSHD for tests that ask it for a pty. Without root
+// it can give one only where the system makes them of group tty.
+func sshcTerminalSSHD(t testing.TB) *sshcPeer {
+	t.Helper()
+	if os.Getuid() != 0 {
+		screen, tty, err := pty.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer screen.Close()
+		defer tty.Close()
+		var st unix.Stat_t
+		if err := unix.Fstat(int(tty.Fd()), &st); err != nil {
+			t.Fatal(err)
+		}
+		group, err := user.LookupGroup("tty")
+		if err == nil && group.Gid != strconv.Itoa(int(st.Gid)) {
+			t.Skip("sshd cannot give this user a pty: they are not of group tty")
+		}
+	}
+	return sshcSSHD(t)
 }

@@ -85,8 +85,12 @@ func (j *joining) read(d stateDir, word string) (err error) {
 }
 
 func (j *joining) run(ctx context.Context) error {
-	if ok, err := j.agreed(ctx); err != nil || !ok {
+	ok, err := j.agreed(ctx)
+	if err != nil {
 		return err
+	}
+	if !ok {
+		return errors.New("this machine has joined nothing")
 	}
 	if err := withCoordAt(ctx, j.id, j.word.addr, j.word.keys, func(cc *coordClient) error { return j.enter(ctx, cc) }); err != nil {
 		return j.over(ctx, err)

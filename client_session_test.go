@@ -25,7 +25,6 @@ type sshcScript struct {
 
 	mu    sync.Mutex
 	asked []string // guarded by mu; type of each request, "!" behind it when an answer is wanted
-	sizes [][]byte // guarded by mu; payloads of window-change and pty-req
 }
 
 func (s *sshcScript) handle(nc ssh.NewChannel, _ ssh.Conn) {

@@ -16,7 +16,7 @@ import (
 // the exit code handed on.
 func TestShellOnTerminal(t *testing.T) {
 	term := sshcOpenTerminal(t)
-	sh := term.start(sshcHelper(sshcSSHD(t), "shell", ""))
+	sh := term.start(sshcHelper(sshcTerminalSSHD(t), "shell", ""))
 	term.keys("exec sh\r")
 	term.keys("stty size; echo \"type=$TERM\"; stty -a | grep -o 'intr = ..'\r")
 	term.expect("31 97")
@@ -41,7 +41,7 @@ func TestShellOnTerminal(t *testing.T) {
 
 func TestShellEscapes(t *testing.T) {
 	term := sshcOpenTerminal(t)
-	sh := term.start(sshcHelper(sshcSSHD(t), "shell", ""))
+	sh := term.start(sshcHelper(sshcTerminalSSHD(t), "shell", ""))
 	term.keys("~?")
 	term.expect("Supported escape sequences:\r\n")
 	term.expect("newline.)\r\n")
@@ -68,7 +68,7 @@ func TestShellSuspend(t *testing.T) {
 		t.Skip("needs a shell with job control: ", err)
 	}
 	term := sshcOpenTerminal(t)
-	helper := sshcHelper(sshcSSHD(t), "shell", "")
+	helper := sshcHelper(sshcTerminalSSHD(t), "shell", "")
 	script := filepath.Join(t.TempDir(), "s")
 	text := "#!/bin/sh\n" + commandLine(append([]string{"exec"}, helper.Args...)) + "\n"
 	text = strings.Replace(text, "'exec'", "exec", 1)
@@ -100,7 +100,7 @@ func TestShellSuspend(t *testing.T) {
 }
 
 func TestShellEndedBySignal(t *testing.T) {
-	p := sshcSSHD(t)
+	p := sshcTerminalSSHD(t)
 	for sig, status := range map[syscall.Signal]int{syscall.SIGTERM: 143, syscall.SIGHUP: 129, syscall.SIGINT: 130} {
 		t.Run(sig.String(), func(t *testing.T) {
 			term := sshcOpenTerminal(t)
@@ -120,7 +120,7 @@ func TestShellEndedBySignal(t *testing.T) {
 }
 
 func TestShellLinkLost(t *testing.T) {
-	p := sshcSSHD(t)
+	p := sshcTerminalSSHD(t)
 	term := sshcOpenTerminal(t)
 	made := make(chan io.Closer, 1)
 	relay := sshcRelay(t, p, func(c io.Closer) { made <- c })
@@ -159,7 +159,7 @@ func TestShellOutputClosed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := sshcHelper(sshcSSHD(t), "shell", "")
+	cmd := sshcHelper(sshcTerminalSSHD(t), "shell", "")
 	cmd.Stdout = w
 	sh := term.start(cmd)
 	w.Close()
@@ -185,7 +185,7 @@ func TestShellWithoutTerminal(t *testing.T) {
 // The keyboard is heard although nothing can be sent.
 func TestShellEscapeOnStalledLink(t *testing.T) {
 	term := sshcOpenTerminal(t)
-	stalled := newSSHCStall(sshcSSHD(t))
+	stalled := newSSHCStall(sshcTerminalSSHD(t))
 	ended := make(chan error, 1)
 	go func() {
 		ended <- cmdShell(t.Context(), stalled, stdio{term.tty, term.tty, term.tty}, shellArgs{device: "attic"})
@@ -202,7 +202,7 @@ func TestShellEscapeOnStalledLink(t *testing.T) {
 
 func TestRunWithTerminal(t *testing.T) {
 	term := sshcOpenTerminal(t)
-	sh := term.start(sshcHelper(sshcSSHD(t), "run -t", `trap "echo caught; exit 9" INT; tty; echo ready; while :; do sleep 0.05; done`))
+	sh := term.start(sshcHelper(sshcTerminalSSHD(t), "run -t", `trap "echo caught; exit 9" INT; tty; echo ready; while :; do sleep 0.05; done`))
 	term.expect("/dev/")
 	term.expect("ready")
 	term.keys("\x03")

@@ -31,7 +31,11 @@ func (a *acting) candidates(ctx context.Context) ([]candidate, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []candidate
+	return a.judgeJoins(joins)
+}
+
+// judgeJoins compares what the coordinator says with our own tickets.
+func (a *acting) judgeJoins(joins []pendingJoin) (list []candidate, err error) {
 	for _, j := range joins {
 		c := candidate{pendingJoin: j, wish: grantWish{Name: j.name}}
 		if c.copy, err = loadTicket(a.dir, j.ticket); err != nil {
@@ -43,7 +47,7 @@ func (a *acting) candidates(ctx context.Context) ([]candidate, error) {
 		}
 		list = append(list, c)
 	}
-	slices.SortFunc(list, func(x, y candidate) int {
+	sortBy(list, func(x, y candidate) int {
 		return strings.Compare(x.wish.Name+string(x.id()), y.wish.Name+string(y.id()))
 	})
 	return list, nil
@@ -69,14 +73,14 @@ func (c *candidate) say(g deviceGrant, now time.Time) string {
 func trustSignVerb() verb {
 	return verb{
 		name:    "trust sign",
-		usage:   "[-key F | -recovery] [-print] [-name N] [-roles LIST] [-users LIST] [-caps LIST] [-device-expires D] [-force-time] NAME…",
+		usage:   "[-key F] [-print] [-name N] [-roles LIST] [-users LIST] [-caps LIST] [-device-expires D] [-force-time] NAME…",
 		summary: "sign devices that wait; NAME is a name or a device id",
 		more: `On a terminal it asks after showing fingerprint and words. Without one a single
 NAME is consent, for a ticket made on this machine; any other device is then
 named by its id. With -print the statement goes to standard output for
 ssh-keygen -Y sign -n ` + stmtNamespace + `, on any machine; trust add hands it in.`,
 		setup: func(f *flag.FlagSet) verbRun {
-			s := &signing{dir: dirFlag(f), by: signerFlags(f), flags: declareGrant(f), force: forceTimeFlag(f)}
+			s := &signing{dir: dirFlag(f), by: keyFlag(f), flags: declareGrant(f), force: forceTimeFlag(f)}
 			s.print = f.Bool("print", false, "print the statement, sign nothing")
 			return s.run
 		},

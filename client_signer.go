@@ -28,11 +28,18 @@ type signerChoice struct {
 	recovery *bool
 }
 
-func signerFlags(f *flag.FlagSet) signerChoice {
+// keyFlag is for statements that the recovery key cannot sign.
+func keyFlag(f *flag.FlagSet) signerChoice {
 	return signerChoice{
 		key:      f.String("key", "", "sign with the key in `file`; FILE.pub: with that key in the ssh-agent (default the one of account create)"),
-		recovery: f.Bool("recovery", false, "sign with the recovery key, which is asked for"),
+		recovery: new(bool),
 	}
+}
+
+func signerFlags(f *flag.FlagSet) signerChoice {
+	c := keyFlag(f)
+	c.recovery = f.Bool("recovery", false, "sign with the recovery key, which is asked for")
+	return c
 }
 
 // open returns what signs.

@@ -46,6 +46,8 @@ type statusDevice struct {
 	Roles    []string   `json:"roles,omitempty"`
 	Users    []string   `json:"users,omitempty"`
 	Signed   bool       `json:"signed"`
+	Expires  *time.Time `json:"expires,omitempty"`
+	Self     bool       `json:"self,omitempty"`
 	Version  string     `json:"version,omitempty"`
 }
 
@@ -151,14 +153,18 @@ func (c *client) selfStatus(acct acctID, running bool) statusSelf {
 
 func (c *client) deviceStatuses(now time.Time, seen map[deviceID]memberStatus, waiting []pendingJoin) (out []statusDevice) {
 	for _, dev := range c.trust.state().devices() {
-		d := statusDevice{Type: "device", Name: dev.name, Device: string(dev.id), Roles: dev.roles, Users: dev.users, Signed: true}
+		d := statusDevice{Type: "device", Name: dev.name, Device: string(dev.id), Roles: dev.roles, Users: dev.users, Signed: true, Self: dev.id == c.id.keys.deviceID()}
+		if dev.expires != 0 {
+			until := time.Unix(dev.expires, 0).UTC()
+			d.Expires = &until
+		}
 		if m, ok := seen[dev.id]; ok {
 			d.see(now, m)
 		}
 		out = append(out, d)
 	}
 	for _, j := range waiting {
-		d := statusDevice{Type: "waiting", Name: j.name, Device: string(j.keys.deviceID())}
+		d := statusDevice{Type: "waiting", Name: waitingName(c.dir, j), Device: string(j.keys.deviceID())}
 		out = append(out, d)
 	}
 	return out
@@ -206,7 +212,7 @@ func (r *statusReport) writeText(p *program, verbose bool, now time.Time) error 
 	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "\nDEVICE\tSTATE\tROLES\tSIGNED\tVERSION\tPATH")
 	for _, d := range r.devices {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(d.Name), d.stateText(now), dash(strings.Join(d.Roles, ",")), signedText(d), dash(printable(d.Version)), r.pathText(d.Device))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(d.Name), d.stateText(now), dash(strings.Join(d.Roles, ",")), d.signedText(now), dash(printable(d.Version)), r.pathText(d.Device))
 	}
 	if err := w.Flush(); err != nil || !verbose {
 		return err
@@ -245,19 +251,26 @@ func dash(s string) string {
 	return s
 }
 
-func signedText(d statusDevice) string {
-	if d.Signed {
+func (d statusDevice) signedText(now time.Time) string {
+	switch {
+	case !d.Signed:
+		return "waiting"
+	case d.Expires == nil:
 		return "yes"
+	case !now.Before(*d.Expires):
+		return "expired"
 	}
-	return "waiting"
+	return sayDuration(d.Expires.Sub(now)) + " left"
 }
 
 func (d statusDevice) stateText(now time.Time) string {
 	switch {
+	case d.Online != nil && *d.Online:
+		return "online"
+	case d.Self:
+		return "here"
 	case d.Online == nil:
 		return "-"
-	case *d.Online:
-		return "online"
 	case d.LastSeen == nil:
 		return "offline"
 	}

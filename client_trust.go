@@ -203,7 +203,7 @@ func trustUpdateVerb() verb {
 		usage:   "[-name N] [-roles LIST] [-users LIST] [-caps LIST] [-device-expires D] [-key F] [-force-time] NAME",
 		summary: "change what a device is signed for; what is not named stays",
 		setup: func(f *flag.FlagSet) verbRun {
-			dir, by, flags, force := dirFlag(f), signerFlags(f), declareGrant(f), forceTimeFlag(f)
+			dir, by, flags, force := dirFlag(f), keyFlag(f), declareGrant(f), forceTimeFlag(f)
 			return func(ctx context.Context, p *program, o operands) error {
 				name, err := o.one("NAME")
 				if err != nil {

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -36,6 +37,11 @@ func (n *node) linkByID(ctx context.Context, id deviceID) (*link, error) {
 
 // openSSHByID opens a stream to the device's SSH server.
 func (n *node) openSSHByID(ctx context.Context, id deviceID) (*linkStream, error) {
+	if dev, ok := n.deviceOf(id); ok {
+		if err := entryError(dev, n.trust.now()); err != nil {
+			return nil, err
+		}
+	}
 	l, err := n.linkByID(ctx, id)
 	if err != nil {
 		return nil, err
@@ -65,6 +71,8 @@ func (n *node) connect(ctx context.Context, dev signedDevice) (*link, error) {
 		return d.link, d.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
+	case <-n.life.Done():
+		return nil, errors.New("given up: this process ends")
 	}
 }
 
@@ -92,7 +100,7 @@ func (n *node) linkToLocked(id deviceID) (found *link) {
 }
 
 func (n *node) runDial(d *dialing, dev signedDevice) {
-	ctx, stop := context.WithTimeout(context.Background(), connectFor)
+	ctx, stop := context.WithTimeout(n.life, connectFor)
 	defer stop()
 	d.link, d.err = n.dial(ctx, dev)
 	n.mu.Lock()
@@ -170,7 +178,7 @@ func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg,
 	if err != nil {
 		return nil, err
 	}
-	l.setToken(m.token)
+	l.setToken(now, m.token, time.Duration(m.ttl)*time.Second)
 	n.startLink(l)
 	return l, nil
 }

@@ -226,7 +226,7 @@ func (p *presence) setMembersLocked(a *presAccount, devices []memberInfo) {
 			p.dropMemberLocked(m)
 		}
 	}
-	slices.SortFunc(a.members, func(x, y *presMember) int { return strings.Compare(string(x.id[:]), string(y.id[:])) })
+	sortBy(a.members, func(x, y *presMember) int { return strings.Compare(string(x.id[:]), string(y.id[:])) })
 }
 
 // dropMemberLocked forgets a member; nil is none.

@@ -7,7 +7,9 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"fmt"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -32,6 +34,7 @@ func runDevice(ctx context.Context, c deviceConfig) error {
 	if err != nil {
 		return err
 	}
+	trust.setLog(func(err error) { c.logf(0, "%v", err) })
 	d := &device{id: id, trust: trust, logf: c.logf}
 	server := newSSHServer(sshPolicy{
 		hostKey:   id.sshSigner(),
@@ -49,6 +52,10 @@ func runDevice(ctx context.Context, c deviceConfig) error {
 	}
 	c.logf(0, "device %s ready on udp port %d", id.keys.deviceID(), n.mux.port())
 	d.sayState()
+	defer trust.watch(func(_, _ *trustState) {
+		d.sayState()
+		server.recheck() // a grant may have been narrowed
+	})()
 	l := &lender{n, ln}
 	n.spawn(func() { reapSessions(ctx, n.sessions) })
 	l.serve(ctx, c.dir)
@@ -75,24 +82,35 @@ type device struct {
 	id    *identity
 	trust *trustStore
 	logf  func(level int, format string, args ...any)
+
+	mu   sync.Mutex
+	said string // guarded by mu: what sayState said last
 }
 
-// sayState tells whoever started us what we may be used for.
+// sayState tells whoever started us what we may be used for, again when that
+// changes.
 func (d *device) sayState() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if text := d.state(); text != d.said {
+		d.logf(0, "%s", text)
+		d.said = text
+	}
+}
+
+func (d *device) state() string {
 	st := d.trust.state()
 	if st == nil {
-		d.logf(0, "waiting for the log of the account")
-		return
+		return "waiting for the log of the account"
 	}
 	dev, ok := st.device(d.id.keys.deviceID())
 	switch {
 	case !ok:
-		d.logf(0, "not signed yet: on a machine that can sign, run: sessio trust pending")
+		return "not signed yet: on a machine that can sign, run: sessio trust pending"
 	case dev.revoked:
-		d.logf(0, "this device was revoked: nobody will let it in, and it lets nobody in")
-	default:
-		d.logf(0, "%s serves as %v", dev.name, dev.roles)
+		return "this device was revoked: nobody will let it in, and it lets nobody in"
 	}
+	return fmt.Sprintf("%s serves as %v", dev.name, dev.roles)
 }
 
 // authorize says what the log lets key do here as user.

@@ -25,7 +25,7 @@ import (
 // lock_unix.go and lock_windows.go.
 var layout = []string{
 	// what all else stands on
-	"errs", "version", "memory", "log", "ids", "flatfile", "identity", "lock",
+	"errs", "sorting", "version", "memory", "log", "ids", "flatfile", "identity", "lock",
 	// the trust log: bytes, state, disk, exchange
 	"sshsig", "trust_ops trust_stmt", "trust_record trust trust_rules trust_effect trust_view", "trust_build", "trust_recovery", "trust_fork",
 	"trust_frames", "trust_store trust_load trust_derived", "trust_fsck", "trust_exchange",
@@ -41,15 +41,16 @@ var layout = []string{
 	"coord_account coord_store coord_requests", "coord_stream", "coord_http", "coord",
 	// the verbs
 	"term ssh_client client_target client_signal client_session client_tty client_escape", "client_shell",
-	"client_run", "client_proxy", "client_forwardspec", "client_listen", "client_forward", "client",
-	"cli_flags", "prompt", "client_verbs", "client_status", "client_sshconfig", "roles verbs", "main",
+	"client_run", "client_proxy", "client_forwardspec", "client_listen", "client_forward", "client_grant", "ticket_copy", "client",
+	"cli_flags", "prompt", "client_signer", "client_ticket client_act", "client_sign", "client_account", "client_trust", "client_signers", "client_join",
+	"client_verbs", "client_status", "client_sshconfig", "roles verbs", "main",
 }
 
 // importers names, for a package that few files may know, those files.
 var importers = map[string][]string{
 	"net/http":    {"coord_http"},
 	"os/exec":     {"ssh_child"},
-	"crypto/x509": {"identity"},
+	"crypto/x509": {"identity", "client_signer"}, // certificates; a wrong passphrase
 }
 
 // forbidden are packages that no file imports, with the reason.

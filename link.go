@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"io"
 	"net"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
-	"golang.org/x/crypto/ssh"
 )
 
 // A linkOwner is what a link needs of the process that it lives in.
@@ -48,6 +48,8 @@ type link struct {
 
 	mu      sync.Mutex
 	token   sessionToken         // guarded by mu: the newest
+	tokenAt time.Time            // guarded by mu: when it came
+	tokenIn time.Duration        // guarded by mu: its lifetime
 	uses    map[sessionToken]int // guarded by mu: our streams by token
 	streams int                  // guarded by mu: SSH streams, both directions
 	pulls   sync.WaitGroup       // goroutines that serve it
@@ -58,19 +60,35 @@ type link struct {
 
 // linkQUIC is the configuration of links. Liveness is punch.go's to judge:
 // QUIC's own idle clock would end a link whose lid is closed for the night.
+//
+// The connection's window is that of all SSH connections that a link may have,
+// from the start: a reader that stalls leaves up to a stream's window unread,
+// and with QUIC's usual window, 1.5 of a stream's, the second such reader would
+// stop everybody on the link. It is memory only while readers stall.
 func linkQUIC(small bool) *quic.Config {
-	c := &quic.Config{
-		HandshakeIdleTimeout:       15 * time.Second, // hard NATs take up to 12
-		MaxIdleTimeout:             30 * 24 * time.Hour,
-		InitialPacketSize:          1200, // 1280 with DF never arrives behind a small MTU
-		MaxIncomingStreams:         1024,
-		MaxIncomingUniStreams:      -1,
-		MaxStreamReceiveWindow:     6 << 20,
-		MaxConnectionReceiveWindow: 15 << 20,
-	}
+	stream := uint64(6 << 20)
 	if small {
-		c.MaxStreamReceiveWindow, c.MaxConnectionReceiveWindow = 1<<20, 3<<19
+		stream = 1 << 20
 	}
+	return &quic.Config{
+		HandshakeIdleTimeout:           15 * time.Second, // hard NATs take up to 12
+		MaxIdleTimeout:                 30 * 24 * time.Hour,
+		InitialPacketSize:              1200, // 1280 with DF never arrives behind a small MTU
+		MaxIncomingStreams:             1024,
+		MaxIncomingUniStreams:          -1,
+		MaxStreamReceiveWindow:         stream,
+		InitialConnectionReceiveWindow: (maxPerDevice + 1) * stream, // and one for all else
+		MaxConnectionReceiveWindow:     (maxPerDevice + 1) * stream,
+	}
+}
+
+// strangerQUIC is linkQUIC for a peer that the log does not know: it has
+// records of the log to exchange. Should these make it known, then its window
+// grows as it is used.
+func strangerQUIC(small bool) *quic.Config {
+	c := linkQUIC(small)
+	c.InitialStreamReceiveWindow = 64 << 10
+	c.InitialConnectionReceiveWindow = 256 << 10
 	return c
 }
 
@@ -272,35 +290,64 @@ func (l *link) openSSH(ctx context.Context) (*linkStream, error) {
 		return nil, err
 	}
 	l.countStream(1)
-	return l.netConn(s, sync.OnceFunc(func() {
+	c := l.netConn(s, sync.OnceFunc(func() {
 		l.countStream(-1)
 		l.dropToken(token)
-	})), nil
+	}))
+	c.failed = func(err error) {
+		if code := codeOf(err); code == "token-unknown" || code == "token-expired" || code == "token-revoked" {
+			l.forgetToken(token)
+		}
+	}
+	return c, nil
+}
+
+// forgetToken makes the next connection ask for a token of its own: the device
+// does not know this one, whatever the coordinator said, or does no more.
+func (l *link) forgetToken(t sessionToken) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.token == t {
+		l.token = sessionToken{}
+	}
 }
 
 // takeToken returns a token with room for one more connection: the newest, or
 // a new one that the device makes.
 func (l *link) takeToken(ctx context.Context) (sessionToken, error) {
 	l.mu.Lock()
-	if t := l.token; t != (sessionToken{}) && l.uses[t] < maxPerToken {
+	if t := l.token; l.tokenGoodLocked(time.Now()) && l.uses[t] < maxPerToken {
 		l.uses[t]++
 		l.mu.Unlock()
 		return t, nil
 	}
 	l.mu.Unlock()
-	t, err := l.askToken(ctx)
+	t, ttl, err := l.askToken(ctx)
 	if err != nil {
 		return t, err
 	}
+	l.setToken(time.Now(), t, ttl)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.token = t
 	l.uses[t]++
 	return t, nil
 }
 
-func (l *link) askToken(ctx context.Context) (t sessionToken, err error) {
-	return t, l.askControl(ctx, controlSession, t[:])
+// tokenGoodLocked reports whether the newest token is still good, with a good
+// deal of time to spare: the device has a clock of its own. Of ours the
+// monotonic one stands still while the machine sleeps, the other may be set.
+func (l *link) tokenGoodLocked(now time.Time) bool {
+	age := max(now.Sub(l.tokenAt), now.Round(0).Sub(l.tokenAt.Round(0)))
+	return l.token != (sessionToken{}) && age < l.tokenIn/2
+}
+
+func (l *link) askToken(ctx context.Context) (t sessionToken, ttl time.Duration, err error) {
+	b := make([]byte, len(t)+4)
+	if err := l.askControl(ctx, controlSession, b); err != nil {
+		return t, 0, err
+	}
+	seconds := binary.BigEndian.Uint32(b[copy(t[:], b):])
+	return t, time.Duration(seconds) * time.Second, nil
 }
 
 // echo returns after one round trip.
@@ -324,11 +371,14 @@ func (l *link) askControl(ctx context.Context, request byte, b []byte) error {
 	return nil
 }
 
-// setToken takes the token that an introduction brought.
-func (l *link) setToken(t sessionToken) {
+// setToken takes a token that has just come; ttl 0 is the longest there is.
+func (l *link) setToken(now time.Time, t sessionToken, ttl time.Duration) {
+	if ttl <= 0 {
+		ttl = tokenTTL
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.token = t
+	l.token, l.tokenAt, l.tokenIn = t, now, ttl
 }
 
 func (l *link) dropToken(t sessionToken) {
@@ -359,6 +409,3 @@ func (l *link) peerName() string {
 	}
 	return string(l.device)
 }
-
-// hostKey is what the peer's SSH server must show: the identity of the link.
-func (l *link) hostKey() ssh.PublicKey { return l.peer.sshKey() }

@@ -4,8 +4,8 @@ package main
 // none of that name.
 
 import (
-	"slices"
 	"strings"
+	"time"
 )
 
 // findDevice looks up a name, name.sessio or device id. Revoked devices are
@@ -40,6 +40,21 @@ func revokedError(dev signedDevice) error {
 	return withHint(coded("revoked", "revoked (%s)", dev.reason), "it can be enrolled again with a new ticket and a new identity")
 }
 
+// entryError says why nobody should enter the device now. The device itself may
+// say so, too; but not one that somebody has stolen.
+func entryError(dev signedDevice, now time.Time) error {
+	if err := revokedError(dev); err != nil {
+		return err
+	}
+	switch {
+	case !dev.hasRole("server"):
+		return withHint(coded("role", "is a pure client, nobody can enter it"), "its owner can change that with: sessio trust update")
+	case dev.expired(now):
+		return withHint(coded("expired", "its signature was good until %s", stmtDate(dev.expires)), "its owner can sign it for longer with: sessio trust update")
+	}
+	return nil
+}
+
 // nearNames are the devices whose names are near.
 func nearNames(st *trustState, name string) []string {
 	var names []string
@@ -66,7 +81,7 @@ func nearest(name string, names []string) (near []string) {
 			guesses = append(guesses, guess{n, d})
 		}
 	}
-	slices.SortStableFunc(guesses, func(a, b guess) int { return a.d - b.d })
+	sortBy(guesses, func(a, b guess) int { return a.d - b.d })
 	for _, g := range guesses[:min(len(guesses), 3)] {
 		near = append(near, g.name)
 	}

@@ -42,8 +42,9 @@ type node struct {
 
 	strangers exchangeBudget // what unknown peers may send us a minute
 
-	running sync.WaitGroup // added to by spawn, or by what it counts already
-	stop    context.CancelFunc
+	running sync.WaitGroup     // added to by spawn, or by what it counts already
+	life    context.Context    // ends when close begins
+	stop    context.CancelFunc // ends it
 
 	mu      sync.Mutex
 	talk    *coordTalk            // guarded by mu

@@ -21,6 +21,19 @@ func (n *node) accept(ctx context.Context) {
 	}
 }
 
+// quicFor is the configuration of a link that a peer begins to dial.
+func (n *node) quicFor(info *quic.ClientInfo) (*quic.Config, error) {
+	n.mu.Lock()
+	proc := n.peers.ofVirtual(info.RemoteAddr)
+	n.mu.Unlock()
+	if proc != nil {
+		if _, err := n.judge(proc.keys, ""); err == nil {
+			return linkQUIC(n.small), nil
+		}
+	}
+	return strangerQUIC(n.small), nil
+}
+
 func (n *node) accepted(ctx context.Context, conn *quic.Conn) {
 	n.mu.Lock()
 	proc := n.peers.ofVirtual(conn.RemoteAddr())
@@ -34,12 +47,53 @@ func (n *node) accepted(ctx context.Context, conn *quic.Conn) {
 		conn.CloseWithError(quic.ApplicationErrorCode(linkCode("key-mismatch")), "")
 		return
 	}
-	if _, err := n.judge(l.peer, ""); err != nil && codeOf(err) != "unknown-device" {
+	_, err = n.judge(l.peer, "")
+	if codeOf(err) == "unknown-device" && n.takeStranger(l) {
+		n.spawn(func() { n.endStranger(l) })
+		err = nil
+	}
+	if err != nil {
 		n.logf(1, "link from %s refused: %v", l.peerName(), err)
 		conn.CloseWithError(quic.ApplicationErrorCode(linkCode(deniedTo(err))), "")
 		return
 	}
 	n.runLink(ctx, l)
+}
+
+// maxStrangerLinks bounds the links of machines that the log does not know,
+// each some 100 KiB. Only a coordinator that lies brings as many.
+const maxStrangerLinks = 8
+
+// takeStranger counts a link of a stranger in, if there is room.
+func (n *node) takeStranger(l *link) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	strangers := 0
+	for o := range n.links {
+		if _, known := n.deviceOf(o.device); !known {
+			strangers++
+		}
+	}
+	if strangers >= maxStrangerLinks {
+		return false
+	}
+	n.links[l] = true
+	return true
+}
+
+// endStranger ends the link of a stranger whom the first exchange of the log
+// has not made known.
+func (n *node) endStranger(l *link) {
+	wait := time.NewTimer(headWait)
+	defer wait.Stop()
+	select {
+	case <-l.known:
+	case <-wait.C:
+	case <-l.conn.Context().Done():
+	}
+	if _, err := n.judge(l.peer, ""); codeOf(err) == "unknown-device" {
+		l.close("denied")
+	}
 }
 
 // newLink makes a link of ours.

@@ -57,7 +57,9 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		onRefused: func(m *refuseMsg) { n.logf(0, "coordinator: %v", refusalOf(m, "this machine")) },
 	}
 	n.tr = &quic.Transport{Conn: n.mux.packetConn(), ConnectionIDLength: 8, DisableVersionNegotiationPackets: true}
-	n.listener, err = n.tr.Listen(n.id.tlsConfig(alpnLink, func(publicKeys) error { return nil }), linkQUIC(n.small))
+	conf := linkQUIC(n.small)
+	conf.GetConfigForClient = n.quicFor
+	n.listener, err = n.tr.Listen(n.id.tlsConfig(alpnLink, func(publicKeys) error { return nil }), conf)
 	if err != nil {
 		return err
 	}
@@ -65,7 +67,7 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		n.logf(1, "socket buffers: %v", err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	n.stop = stop
+	n.life, n.stop = ctx, stop
 	n.running.Go(func() { n.loop(ctx) })
 	n.running.Go(func() { n.accept(ctx) })
 	n.running.Go(func() { n.fetchLoop(ctx) })

@@ -4,7 +4,7 @@ package main
 
 import (
 	"context"
-	"slices"
+	"runtime"
 	"strings"
 	"time"
 )
@@ -30,12 +30,13 @@ type nodeStatus struct {
 	Coordinator bool    `json:"coordinator"` // it has answered within a minute
 	ClockOff    float64 `json:"clock_off_s"`
 	WriteErrors uint64  `json:"write_errors"`
+	Goroutines  int     `json:"goroutines"`
 }
 
 func (n *node) status() nodeStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s := nodeStatus{Coordinator: n.talk.known(time.Now()), ClockOff: n.talk.offset.Seconds(), WriteErrors: n.mux.writeErrors.Load()}
+	s := nodeStatus{Coordinator: n.talk.known(time.Now()), ClockOff: n.talk.offset.Seconds(), WriteErrors: n.mux.writeErrors.Load(), Goroutines: runtime.NumGoroutine()}
 	if n.talk.observed.IsValid() {
 		s.Observed = n.talk.observed.String()
 	}
@@ -49,7 +50,7 @@ func (n *node) linkStatuses() []linkStatus {
 	for l := range n.links {
 		out = append(out, n.linkStatusLocked(l))
 	}
-	slices.SortFunc(out, func(a, b linkStatus) int { return strings.Compare(a.Name+a.Link, b.Name+b.Link) })
+	sortBy(out, func(a, b linkStatus) int { return strings.Compare(a.Name+a.Link, b.Name+b.Link) })
 	return out
 }
 

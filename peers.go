@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// maxProcs bounds the processes of one peer that paths are kept for; each
-// takes about 4 KiB.
-const maxProcs = 16
+// maxProcs bounds the processes of one peer that paths are kept for, more than
+// may have sessions at once; each takes about 4 KiB.
+const maxProcs = 32
 
 // procLinger is how long a process without a link is remembered: a handshake's
 // time, or the last packets of a link that has closed.
@@ -82,7 +82,7 @@ func (t *peerTable) proc(now time.Time, keys publicKeys, instance instanceID, fl
 		q.finder.flight = q.finder.flight || flight
 		return q, nil
 	}
-	if len(p.procs) >= maxProcs {
+	if len(p.procs) >= maxProcs && !t.forgetOne(p) {
 		return nil, fmt.Errorf("device %s: %d processes at once", keys.deviceID(), len(p.procs))
 	}
 	q := &peerProc{keys: keys, instance: instance, udp: t.mux.addPeer(), idleAt: now}
@@ -171,14 +171,13 @@ func (t *peerTable) greeted(now time.Time, p *peerKeys, h msgHead, from udpSourc
 	}
 }
 
-// tick serves every path and forgets processes that nothing needs.
+// tick serves every path and forgets processes that nothing needs, and peers
+// without any: else whoever makes a coordinator ring fills the table.
 func (t *peerTable) tick(now time.Time) (next time.Time) {
-	for _, p := range t.byHint {
+	for hint, p := range t.byHint {
 		for id, q := range p.procs {
 			if !q.used && now.Sub(q.idleAt) > procLinger {
-				t.mux.removePeer(q.udp)
-				delete(t.byVirtual, virtualIP(q.udp.virtual))
-				delete(p.procs, id)
+				t.forget(p, id)
 				continue
 			}
 			next = earlier(next, q.finder.tick(now))
@@ -186,8 +185,34 @@ func (t *peerTable) tick(now time.Time) (next time.Time) {
 				next = earlier(next, q.idleAt.Add(procLinger+time.Millisecond))
 			}
 		}
+		if len(p.procs) == 0 {
+			delete(t.byHint, hint)
+		}
 	}
 	return next
+}
+
+func (t *peerTable) forget(p *peerKeys, id instanceID) {
+	q := p.procs[id]
+	t.mux.removePeer(q.udp)
+	delete(t.byVirtual, virtualIP(q.udp.virtual))
+	delete(p.procs, id)
+}
+
+// forgetOne makes room: of the processes without a link it forgets the one
+// that has been so the longest. Many verbs, one after the other, are as many
+// processes within procLinger.
+func (t *peerTable) forgetOne(p *peerKeys) bool {
+	var oldest *peerProc
+	for _, q := range p.procs {
+		if !q.used && (oldest == nil || q.idleAt.Before(oldest.idleAt)) {
+			oldest = q
+		}
+	}
+	if oldest != nil {
+		t.forget(p, oldest.instance)
+	}
+	return oldest != nil
 }
 
 // heard is how long ago anything came from the process.

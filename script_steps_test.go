@@ -1,3 +1,5 @@
+//go:build !windows
+
 package main
 
 import (
@@ -15,16 +17,18 @@ func (s *script) step(words []string) bool {
 	}
 	args := words[1:]
 	switch words[0] {
-	case "tool":
-		if n := len(args) - 1; n >= 0 && len(args[n]) > 1 && args[n][0] == '&' {
-			s.background(args[n][1:], args[:n], false)
-		} else {
-			s.start(want, os.Args[0], args)
+	case "tool", "exec":
+		name := toolFile()
+		if words[0] == "exec" {
+			name, args = args[0], args[1:]
 		}
-	case "exec":
-		s.start(want, args[0], args[1:])
+		if n := len(args) - 1; n >= 0 && len(args[n]) > 1 && args[n][0] == '&' {
+			s.background(args[n][1:], name, args[:n], false)
+		} else {
+			s.start(want, name, args)
+		}
 	case "term":
-		s.background(args[0], args[1:], true)
+		s.background(args[0], toolFile(), args[1:], true)
 	case "type":
 		if _, err := s.proc(args[0]).tty.WriteString(args[1] + "\r"); err != nil {
 			s.fatalf("%v", err)
@@ -64,6 +68,12 @@ func (s *script) stepBeside(words, args []string) bool {
 			s.fatalf("%s does not end", args[0])
 		}
 		s.wantStatus(args, 1, exitCode(b.cmd, b.err))
+	case "silent":
+		if b := s.proc(args[0]); s.match(args[1], b.said()) {
+			s.fatalf("%s has said %q", args[0], args[1])
+		}
+	case "signal":
+		s.proc(args[0]).cmd.Process.Signal(map[string]os.Signal{"INT": syscall.SIGINT, "HUP": syscall.SIGHUP}[args[1]])
 	case "stop", "kill":
 		sig := syscall.SIGTERM
 		if words[0] == "kill" {
@@ -76,7 +86,7 @@ func (s *script) stepBeside(words, args []string) bool {
 		s.wantStatus(args, 1, exitCode(b.cmd, b.err))
 	case "until":
 		s.until("sessio "+strings.Join(args[1:], " "), func() bool {
-			cmd := s.command(os.Args[0], args[1:]...)
+			cmd := s.command(toolFile(), args[1:]...)
 			out, _ := cmd.CombinedOutput()
 			s.stdout, s.stderr = string(out), ""
 			return s.match(args[0], string(out))

@@ -1,3 +1,5 @@
+//go:build !windows
+
 package main
 
 // This file runs testdata/script/*.txt: what a person types, and what they
@@ -7,7 +9,7 @@ package main
 //	tool WORD…             run sessio; it must succeed
 //	! tool WORD…           it must fail
 //	exec WORD…, ! exec …   run another program
-//	tool WORD… &NAME       run it beside; it is stopped at the end
+//	tool WORD… &NAME       run it beside, and exec too; it is killed at the end
 //	term NAME WORD…        run sessio beside, on a terminal
 //	type NAME TEXT         type a line there
 //	input TEXT             lines for the next program's standard input
@@ -16,6 +18,8 @@ package main
 //	wait NAME RE           until what runs beside has said it
 //	ended NAME [N]         until it has ended, with status N
 //	stop NAME [N]          by SIGTERM; kill NAME: by SIGKILL
+//	signal NAME INT|HUP    and go on
+//	silent NAME RE         it has not said that
 //	until RE WORD…         run sessio again and again until it says RE
 //	capture VAR RE         of the last output, its group or all; VAR NAME RE: of NAME
 //	on MACHINE, env K=V, exists FILE, ! exists FILE, mode FILE PERM
@@ -42,16 +46,6 @@ import (
 
 	"github.com/creack/pty"
 )
-
-// toolEnv makes the test binary be sessio.
-const toolEnv = "SESSIO_TEST_TOOL"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(toolEnv) != "" {
-		main() // does not return
-	}
-	os.Exit(m.Run())
-}
 
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/script/*.txt")
@@ -98,7 +92,7 @@ func newScript(t *testing.T, file string) *script {
 		t.Fatal(err)
 	}
 	s := &script{t: t, file: file, work: work, beside: map[string]*besideProc{}}
-	s.vars = map[string]string{"WORK": work, "USER": me.Username, "TOOL": os.Args[0]}
+	s.vars = map[string]string{"WORK": work, "USER": me.Username, "TOOL": toolFile()}
 	s.machine("home")
 	t.Cleanup(s.cleanup)
 	return s
@@ -153,6 +147,9 @@ func (s *script) split(line string) (words []string) {
 		case c == '$' && quote != '\'':
 			name := leadingName(line[i+1:])
 			value, ok := s.vars[name]
+			if name == "" {
+				value, ok = "$", true
+			}
 			if !ok {
 				s.fatalf("there is no $%s", name)
 			}
@@ -213,9 +210,12 @@ func (s *script) start(want bool, name string, args []string) {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = time.Second
-	timer := time.AfterFunc(2*scriptWait, func() { cmd.Process.Kill() })
-	err := cmd.Run()
-	timer.Stop()
+	err := cmd.Start()
+	if err == nil {
+		timer := time.AfterFunc(2*scriptWait, func() { cmd.Process.Kill() })
+		err = cmd.Wait()
+		timer.Stop()
+	}
 	s.stdout, s.stderr, s.status = out.String(), errs.String(), exitCode(cmd, err)
 	if (s.status == 0) != want {
 		s.fatalf("status %d (%v)", s.status, err)
@@ -270,8 +270,8 @@ func (b *besideProc) wait() bool {
 	}
 }
 
-// background starts sessio beside the script.
-func (s *script) background(name string, args []string, terminal bool) {
+// background starts a program beside the script.
+func (s *script) background(name, program string, args []string, terminal bool) {
 	if old := s.beside[name]; old != nil {
 		select {
 		case <-old.done:
@@ -279,7 +279,7 @@ func (s *script) background(name string, args []string, terminal bool) {
 			s.fatalf("%s runs already", name)
 		}
 	}
-	b := &besideProc{cmd: s.command(os.Args[0], args...), done: make(chan struct{})}
+	b := &besideProc{cmd: s.command(program, args...), done: make(chan struct{})}
 	s.beside[name] = b
 	if !terminal {
 		b.cmd.Stdout, b.cmd.Stderr = b, b

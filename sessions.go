@@ -28,7 +28,7 @@ const (
 // A sessionEntry is one token's state.
 type sessionEntry struct {
 	owner   [32]byte      // the client's ed25519 key
-	expires time.Duration // by clock; 0 = never
+	expires time.Duration // by clock
 	live    int
 }
 
@@ -49,27 +49,37 @@ func newSessionTable(now time.Time) *sessionTable {
 // publicID names a session where its token must not be shown.
 func (t sessionToken) publicID() string { return hex.EncodeToString(t[:4]) }
 
-// add makes a token known; a token that is known already stays as it is.
-// ttl 0 means without end.
+// add makes a token known; a token that is known already stays as it is. ttl
+// may only shorten its life; 0 means that it does not.
 func (t *sessionTable) add(now time.Time, token sessionToken, owner ed25519.PublicKey, ttl time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.entries[token] != nil {
 		return
 	}
-	if len(t.entries) >= maxTokens {
-		t.reapLocked(now)
+	if ttl <= 0 || ttl > tokenTTL {
+		ttl = tokenTTL
 	}
 	if len(t.entries) >= maxTokens {
-		return
+		t.makeRoomLocked()
 	}
-	e := &sessionEntry{owner: [32]byte(owner)}
-	if ttl > 0 {
-		e.expires = now.Sub(t.start) + ttl
-	}
-	t.entries[token] = e
+	t.entries[token] = &sessionEntry{owner: [32]byte(owner), expires: now.Sub(t.start) + ttl}
 	close(t.added)
 	t.added = make(chan struct{})
+}
+
+// makeRoomLocked forgets the token that would die first of those that nobody
+// uses: one that rings without end does not stand in the way of others. There
+// is one, for fewer are in use than are remembered.
+func (t *sessionTable) makeRoomLocked() {
+	var first sessionToken
+	var soonest *sessionEntry
+	for token, e := range t.entries {
+		if e.live == 0 && (soonest == nil || e.expires < soonest.expires) {
+			first, soonest = token, e
+		}
+	}
+	delete(t.entries, first)
 }
 
 // make adds a token of our own making, for a live link.
@@ -89,7 +99,7 @@ func (t *sessionTable) take(now time.Time, token sessionToken, owner ed25519.Pub
 	switch {
 	case e == nil || e.owner != [32]byte(owner):
 		return nil, coded("token-unknown", "unknown session")
-	case e.expires > 0 && now.Sub(t.start) >= e.expires:
+	case now.Sub(t.start) >= e.expires:
 		return nil, coded("token-expired", "session expired")
 	case e.live >= maxPerToken:
 		return nil, coded("token-busy", "session in use %d times", e.live)
@@ -136,7 +146,7 @@ func (t *sessionTable) reap(now time.Time) {
 // reapLocked is reap. t.mu must be held.
 func (t *sessionTable) reapLocked(now time.Time) {
 	for token, e := range t.entries {
-		if e.live == 0 && e.expires > 0 && now.Sub(t.start) >= e.expires {
+		if e.live == 0 && now.Sub(t.start) >= e.expires {
 			delete(t.entries, token)
 		}
 	}

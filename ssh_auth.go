@@ -48,7 +48,7 @@ type sshGrant struct {
 
 // notGranted is why a cap is missed: it is the owner who grants them.
 func notGranted(what string) error {
-	return coded("caps", "the log does not allow this device %s (caps)", what)
+	return fmt.Errorf("the log does not allow this device %s (caps)", what)
 }
 
 func (g sshGrant) may(what string) bool { return slices.Contains(g.caps, what) }
@@ -98,16 +98,17 @@ func (p *sshPolicy) sshServerConfig(linkKey ssh.PublicKey) *ssh.ServerConfig {
 }
 
 // tellWhy sends the reason to the peer, who has proved to be the device that it
-// is about. Whoever only offers a key learns nothing.
+// is about, in the form "sessio: TEXT (CODE)". A machine that the log does not
+// know learns nothing, nor does whoever only offers a key.
 func tellWhy(err error) error {
 	if err == nil {
 		return nil
 	}
-	msg := "sessio: " + err.Error()
-	if code := codeOf(err); code != "" {
-		msg += " (" + code + ")"
+	code, text := codeOf(err), err.Error()
+	if code == "" || code == "unknown-device" {
+		code, text = "denied", "the login is denied"
 	}
-	return &ssh.BannerError{Err: err, Message: msg + "\r\n"}
+	return &ssh.BannerError{Err: err, Message: fmt.Sprintf("sessio: %s (%s)\r\n", text, code)}
 }
 
 // auth is the one door: it makes the login of key as user.

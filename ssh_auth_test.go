@@ -136,22 +136,41 @@ func TestSSHDNone(t *testing.T) {
 	d.want(cmd, "stock\n", 0)
 }
 
-// TestSSHDNoneRefused: who has proved a key learns why it is refused; another
-// key may still log in by its signature.
+// TestSSHDNoneRefused: a device that has proved its key learns why it is
+// refused, a machine that the log does not know nothing; another key may still
+// log in by its signature.
 func TestSSHDNoneRefused(t *testing.T) {
-	d := startSSHD(t, func(d *sshdTest, p *sshPolicy) { d.linkKey = sshdSigner(t, sshdKey(t)).PublicKey() })
-	var banner string
-	conf := &ssh.ClientConfig{
-		User: d.user, HostKeyCallback: ssh.FixedHostKey(sshdSigner(t, d.host).PublicKey()),
-		BannerCallback: func(text string) error { banner += text; return nil },
+	for _, c := range []struct {
+		err    error
+		banner string
+	}{
+		{coded("revoked", "laptop is revoked"), "sessio: laptop is revoked (revoked)\r\n"},
+		{coded("unknown-device", "key 1 is nobody's"), "sessio: the login is denied (denied)\r\n"},
+		{errors.New("disk full"), "sessio: the login is denied (denied)\r\n"},
+	} {
+		d := startSSHD(t, func(d *sshdTest, p *sshPolicy) {
+			d.linkKey = sshdSigner(t, sshdKey(t)).PublicKey()
+			allow := p.authorize
+			p.authorize = func(key ssh.PublicKey, user string) (sshGrant, error) {
+				if bytes.Equal(key.Marshal(), d.linkKey.Marshal()) {
+					return sshGrant{}, c.err
+				}
+				return allow(key, user)
+			}
+		})
+		var banner string
+		conf := &ssh.ClientConfig{
+			User: d.user, HostKeyCallback: ssh.FixedHostKey(sshdSigner(t, d.host).PublicKey()),
+			BannerCallback: func(text string) error { banner += text; return nil },
+		}
+		if _, err := ssh.Dial("tcp", d.addr, conf); err == nil {
+			t.Errorf("%v, and yet logged in", c.err)
+		}
+		if banner != c.banner {
+			t.Errorf("%v: banner %q", c.err, banner)
+		}
+		d.want(d.ssh("h", "echo signed"), "signed\n", 0)
 	}
-	if _, err := ssh.Dial("tcp", d.addr, conf); err == nil {
-		t.Error("an unknown link key")
-	}
-	if banner != "sessio: this key is nobody's (unknown-device)\r\n" {
-		t.Errorf("banner %q", banner)
-	}
-	d.want(d.ssh("h", "echo signed"), "signed\n", 0)
 }
 
 func TestSSHDOtherKeysLearnNothing(t *testing.T) {

@@ -177,8 +177,9 @@ func (c *sshChild) closeIO() {
 }
 
 const (
-	// hangupGrace is how long processes may tidy up after SIGHUP.
-	hangupGrace = 5 * time.Second
+	// hangupGrace is how long processes may tidy up after SIGHUP. With the time
+	// in which a dead client is found out, answerWait, it stays below 15 s.
+	hangupGrace = 3 * time.Second
 	// hangupLook is how often we look whether they are gone.
 	hangupLook = 50 * time.Millisecond
 	// killRounds bounds the hunt for processes that fork while they are killed.

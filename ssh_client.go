@@ -188,7 +188,7 @@ func (c *sshClient) handshakeError(login string, trace *loginTrace, err error) e
 	if reason != nil {
 		return reason
 	}
-	return withHint(coded("denied", "it refused login %q: %w", login, err), "what %s logs says why", c.device)
+	return withHint(coded("denied", "it refused login %q", login), "what %s logs says why", c.device)
 }
 
 // reasonInBanner reads the line by which a device says why it refused the key

@@ -190,3 +190,25 @@ func TestSSHDForwardHangup(t *testing.T) {
 	cl.Conn.Close()
 	<-ended
 }
+
+func FuzzDirectTCP(f *testing.F) {
+	f.Add(ssh.Marshal(directTCPMsg{"localhost", 80, "127.0.0.1", 1}))
+	f.Add(ssh.Marshal(directTCPMsg{"[::1%lo]", 65535, "", 0}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m directTCPMsg
+		if ssh.Unmarshal(b, &m) != nil {
+			return
+		}
+		addr, ok := m.address()
+		if !ok {
+			return
+		}
+		host, port, err := net.SplitHostPort(addr)
+		if strings.ContainsAny(m.Host, "[]") && err != nil {
+			return // no address has them inside: the dial fails
+		}
+		if err != nil || port != fmt.Sprint(m.Port) || !strings.Contains(m.Host, host) {
+			t.Errorf("%+v became %q: %q %q %v", m, addr, host, port, err)
+		}
+	})
+}

@@ -37,6 +37,21 @@ func TestParseProcStat(t *testing.T) {
 	}
 }
 
+func FuzzParseProcStat(f *testing.F) {
+	f.Add("sh", 11, "S")
+	f.Add(") S 1 2 3 (", -1, "Z")
+	f.Fuzz(func(t *testing.T, name string, session int, state string) {
+		parseProcStat([]byte(name)) // anything at all
+		if len(state) != 1 || state[0] <= ' ' || state == ")" {
+			return
+		}
+		got, alive := parseProcStat(fmt.Appendf(nil, "7 (%s) %s 1 7 %d 0", name, state, session))
+		if got != session || alive != (state != "Z" && state != "X") {
+			t.Errorf("%q %d %q: %d %v", name, session, state, got, alive)
+		}
+	})
+}
+
 // sshdLosses are clients that vanish in the middle of their work.
 var sshdLosses = []struct {
 	name    string

@@ -31,6 +31,7 @@ type sshSession struct {
 
 	env    []string // what the client set, in KEY=value form
 	pty    *ptyRequest
+	noPty  error         // why a client that did not wait for the answer gets none
 	notice string        // to be shown before all else
 	child  *sshChild     // nil until shell or exec
 	over   bool          // a request to start something was refused
@@ -115,7 +116,7 @@ func (s *sshSession) handleSimple(req *ssh.Request) bool {
 	case "env":
 		return s.setEnv(req.Payload)
 	case "pty-req":
-		return s.setPty(req.Payload)
+		return s.setPty(req)
 	case "window-change":
 		var size windowChangeMsg
 		if ssh.Unmarshal(req.Payload, &size) != nil {
@@ -171,22 +172,28 @@ func acceptsEnv(name string) bool {
 	})
 }
 
-func (s *sshSession) setPty(payload []byte) bool {
+// setPty refuses with a notice, and the session goes on without a terminal, as
+// ssh expects. A client that does not wait for the answer has made its own
+// terminal raw by then: for that one the session is refused as well.
+func (s *sshSession) setPty(req *ssh.Request) bool {
 	if s.pty != nil || s.child != nil {
 		return false
 	}
+	p, err := parsePtyRequest(req.Payload)
 	if !s.conn.login.may("pty") {
-		err := notGranted("pty")
-		s.conn.logf("refused: %v", err)
+		err = notGranted("pty")
+	}
+	switch {
+	case err == nil:
+		s.pty = p
+		return true
+	case req.WantReply:
 		s.notice = "sessio: no terminal: " + err.Error() + "\r\n"
-		return false
+	default:
+		s.noPty = err
 	}
-	p, err := parsePtyRequest(payload)
-	if err != nil {
-		return false
-	}
-	s.pty = p
-	return true
+	s.conn.logf("refused: %v", err)
+	return false
 }
 
 func (s *sshSession) resize(size windowChangeMsg) bool {
@@ -209,6 +216,10 @@ func (s *sshSession) start(req *ssh.Request, kind string, command *string) {
 	}
 	if !s.conn.login.may(kind) {
 		s.refuse(req, notGranted(kind))
+		return
+	}
+	if s.noPty != nil {
+		s.refuse(req, s.noPty)
 		return
 	}
 	child, err := startChild(childSpec{

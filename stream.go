@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"github.com/quic-go/quic-go"
 )
@@ -110,7 +111,8 @@ func linkErrorOf(err error) error {
 type linkStream struct {
 	*quic.Stream
 	local, remote net.Addr
-	done          func() // called by every Close; may be nil
+	failed        func(error) // called with what ends a Read, but for the end; may be nil
+	done          func()      // called by every Close; may be nil
 }
 
 func (c *linkStream) LocalAddr() net.Addr  { return c.local }
@@ -120,6 +122,9 @@ func (c *linkStream) Read(b []byte) (int, error) {
 	n, err := c.Stream.Read(b)
 	if err != nil && err != io.EOF {
 		err = linkErrorOf(err)
+		if c.failed != nil {
+			c.failed(err)
+		}
 	}
 	return n, err
 }
@@ -135,9 +140,11 @@ func (c *linkStream) Write(b []byte) (int, error) {
 // CloseWrite ends our direction; the other goes on.
 func (c *linkStream) CloseWrite() error { return c.Stream.Close() }
 
-// Close ends both directions. What was written is still delivered.
+// Close ends both directions. What was written is still delivered; a Write
+// that waits for the peer to read is ended.
 func (c *linkStream) Close() error {
 	c.Stream.CancelRead(0)
+	c.Stream.SetWriteDeadline(time.Unix(1, 0))
 	err := c.Stream.Close()
 	if c.done != nil {
 		c.done()

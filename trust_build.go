@@ -95,7 +95,9 @@ func buildRecover(s *trustState, since uint64, signers []signerLine, now time.Ti
 }
 
 func sortedSigners(list []signerLine) []signerLine {
-	return slices.SortedFunc(slices.Values(list), func(a, b signerLine) int { return strings.Compare(a.value(), b.value()) })
+	list = slices.Clone(list)
+	sortBy(list, func(a, b signerLine) int { return strings.Compare(a.value(), b.value()) })
+	return list
 }
 
 // build writes body as the statement that follows s and judges it as far as

@@ -92,7 +92,7 @@ func (s *trustState) devices() []signedDevice {
 			list = append(list, d.signed())
 		}
 	}
-	slices.SortFunc(list, func(a, b signedDevice) int { return strings.Compare(a.name, b.name) })
+	sortBy(list, func(a, b signedDevice) int { return strings.Compare(a.name, b.name) })
 	return list
 }
 
@@ -104,7 +104,7 @@ func (s *trustState) revokedDevices() []signedDevice {
 			list = append(list, d.signed())
 		}
 	}
-	slices.SortFunc(list, func(a, b signedDevice) int { return strings.Compare(string(a.id), string(b.id)) })
+	sortBy(list, func(a, b signedDevice) int { return strings.Compare(string(a.id), string(b.id)) })
 	return list
 }
 

@@ -161,7 +161,8 @@ func TestWalkDeadClientIsHungUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pipe.Close()
-	c.node.mux.UDPConn.Close() // what kill -9 looks like from outside
+	waitUntil(t, func() bool { return strings.Contains(log.String(), "is up") }) // at attic, too
+	c.node.mux.UDPConn.Close()                                                   // what kill -9 looks like from outside
 	began := time.Now()
 	waitWithin(t, 15*time.Second, func() bool { return strings.Contains(log.String(), "has ended: ") })
 	if took := time.Since(began); took < 3*time.Second || took > 10*time.Second {

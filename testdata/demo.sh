@@ -54,6 +54,7 @@ stay() {
 	local machine=$1 text=$2
 	shift 2
 	say "$machine\$ sessio $* &"
+	: >"$work/$machine.log"
 	env HOME="$work/$machine" SESSIO_DIR="$work/$machine/.sessio" "${run[@]}" "$@" </dev/null >"$work/$machine.log" 2>&1 &
 	pids+=($!)
 	until grep -q -- "$text" "$work/$machine.log"; do

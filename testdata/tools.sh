@@ -4,22 +4,25 @@
 set -euo pipefail
 
 # A tool and the package that brings it.
-test_tools="ssh:openssh-client ssh-keygen:openssh-client ssh-agent:openssh-client git:git rsync:rsync python3:python3 cc:gcc"
+test_tools="ssh:openssh-client ssh-keygen:openssh-client ssh-agent:openssh-client /usr/sbin/sshd:openssh-server dbclient:dropbear-bin
+plink:putty-tools git:git rsync:rsync python3:python3 cc:gcc ip:iproute2 ps:procps xz:xz-utils"
 slow_tools="qemu-arm-static:qemu-user-static qemu-mipsel-static:qemu-user-static patch:patch"
 
 case ${1:-} in
+size) tools="xz:xz-utils" ;;
 test) tools=$test_tools ;;
 slow) tools="$test_tools $slow_tools" ;;
-*) echo "usage: tools.sh test|slow" >&2; exit 2 ;;
+*) echo "usage: tools.sh size|test|slow" >&2; exit 2 ;;
 esac
 
 missing() {
 	for t in $tools; do
 		command -v "${t%%:*}" >/dev/null || echo "${t##*:}"
 	done | sort -u
+	[ "$1" = size ] || /usr/bin/python3 -c 'import cryptography' 2>/dev/null || echo python3-cryptography
 }
 
-packages=$(missing)
+packages=$(missing "$1")
 [ -n "$packages" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	echo "installing:" $packages
@@ -27,7 +30,7 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	apt-get update -qq </dev/null
 	# shellcheck disable=SC2086 # a list of packages
 	apt-get install -y -qq --no-install-recommends $packages </dev/null >/dev/null
-	packages=$(missing)
+	packages=$(missing "$1")
 fi
 if [ -n "$packages" ]; then
 	echo "tools are missing; install the packages:" $packages >&2
