@@ -10,7 +10,7 @@ GOFLAGS_SIZE = -tags nethttpomithttp2 -gcflags sessio=-l
 BUILD        = CGO_ENABLED=0 $(GO) build -trimpath $(GOFLAGS_SIZE) -ldflags '$(LDFLAGS)'
 
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
-GOVULNCHECK  = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+GOVULNCHECK  = golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 # How long "make fuzz" spends on each target.
 FUZZTIME    ?= 1m

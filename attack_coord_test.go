@@ -238,7 +238,13 @@ func (m *testMachine) serve() (*node, *testLog) {
 func (m *testMachine) serveAs(id *identity, log *testLog) *node {
 	m.w.t.Helper()
 	d := &device{id: id, trust: m.trust, logf: log.logf}
-	server := newSSHServer(sshPolicy{hostKey: id.sshSigner(), authorize: d.authorize,
+	return m.serveTo(id, log, d.authorize)
+}
+
+// serveTo serves whom authorize lets in.
+func (m *testMachine) serveTo(id *identity, log *testLog, authorize func(ssh.PublicKey, string) (sshGrant, error)) *node {
+	m.w.t.Helper()
+	server := newSSHServer(sshPolicy{hostKey: id.sshSigner(), authorize: authorize,
 		log: func(format string, args ...any) { log.logf(1, format, args...) }})
 	n, err := openNode(context.Background(), nodeConfig{id: id, trust: m.trust, listen: "127.0.0.1:0",
 		hold: defaultHold, beat: true, ssh: server, logf: log.logf})

@@ -121,7 +121,7 @@ func TestAttackEndlessRings(t *testing.T) {
 	}
 	n, _ := attic.serve()
 	w.await(attic)
-	for i := range maxRings + 100 {
+	for i := range 300 {
 		keys := presTestIdentity(t).keys
 		ring := ringMsg{call: callID{byte(i), byte(i >> 8), 1}, token: attackToken(), keys: keys, instance: newInstanceID(),
 			caller: netip.MustParseAddrPort("127.0.0.1:9")}
@@ -186,3 +186,48 @@ func TestAttackRingsWithEndlessSessions(t *testing.T) {
 }
 
 var attackAnybody = trustTestKeys("anybody").sign
+
+// A coordinator that names other addresses for a peer and others again has few
+// of them kept.
+func TestAttackEndlessAddresses(t *testing.T) {
+	t.Parallel()
+	w, c := newAttackWorld(t)
+	attic := w.join("attic")
+	w.signDevice(attic, "server")
+	if err := attic.update(); err != nil {
+		t.Fatal(err)
+	}
+	n, _ := attic.serve()
+	w.await(attic)
+	l := w.laptop.client()
+	if out, err := w.exec(l, "attic", "echo in"); out != "in\n" {
+		t.Fatalf("%q, %v", out, err)
+	}
+	ring := ringMsg{token: attackToken(), keys: w.laptop.id.keys, instance: l.node.instance}
+	for i := range 100 {
+		ring.call = callID{1, byte(i)}
+		ring.cands = nil
+		for j := range maxCandidates {
+			ring.cands = append(ring.cands, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 9, byte(i), byte(j)}), 9))
+		}
+		c.tell(w.acct(), attic.id.keys, msgRing, &ring)
+	}
+	waitUntil(t, func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		_, last := n.talk.rings[ring.call]
+		return last
+	})
+	n.mu.Lock()
+	for _, q := range n.peers.byVirtual {
+		q.udp.mu.Lock()
+		if tries, trials := len(q.finder.tries), len(q.udp.trials); tries == 0 || tries > maxPathTries || trials > maxPathTries {
+			t.Errorf("%d addresses are known, packets go to %d", tries, trials)
+		}
+		q.udp.mu.Unlock()
+	}
+	n.mu.Unlock()
+	if out, err := w.exec(l, "attic", "echo in"); out != "in\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+}

@@ -137,8 +137,8 @@ func (c *client) openSSH(ctx context.Context, called string) (*sshPipe, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !dev.hasRole("server") {
-		return nil, withHint(coded("role", "is a pure client, nobody can enter it"), "its owner can change that with: sessio trust update")
+	if err := entryError(dev, c.trust.now()); err != nil {
+		return nil, err
 	}
 	p := &sshPipe{hostKey: dev.keys.sshKey(), userKey: c.id.sshSigner(), users: dev.users, name: dev.name}
 	lent, err := askLend(ctx, c.dir, lendRequest{Op: "ssh", Device: string(dev.id)})

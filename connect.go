@@ -37,6 +37,11 @@ func (n *node) linkByID(ctx context.Context, id deviceID) (*link, error) {
 
 // openSSHByID opens a stream to the device's SSH server.
 func (n *node) openSSHByID(ctx context.Context, id deviceID) (*linkStream, error) {
+	if dev, ok := n.deviceOf(id); ok {
+		if err := entryError(dev, n.trust.now()); err != nil {
+			return nil, err
+		}
+	}
 	l, err := n.linkByID(ctx, id)
 	if err != nil {
 		return nil, err

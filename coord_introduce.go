@@ -20,6 +20,10 @@ const (
 	sessionTTL = 24 * time.Hour
 	// callLife is how long a call id names the session that it made.
 	callLife = 60 * time.Second
+	// callFresh is how far a call's time may be from ours, either way, if its
+	// sender has not shown to receive where it comes from. Within it an earlier
+	// copy is still known by callLife; a later copy is asked for a cookie.
+	callFresh = 25 * time.Second
 	// maxCalls bounds the calls of the last callLife, 400 bytes each: 1,000 a
 	// second, and 24 MB.
 	maxCalls = 1 << 16
@@ -117,6 +121,8 @@ func (p *presence) callLocked(in presInput, rest []byte) {
 	}
 	c := p.intro.calls[callKey{in.m, msg.call}]
 	switch {
+	case c == nil && !proved && !in.timely(msg.time):
+		p.helloLocked(in)
 	case c == nil:
 		if c, reason := p.newCallLocked(in, msg); reason != 0 {
 			p.refuseLocked(in, refuseMsg{call: msg.call, reason: reason})
@@ -126,6 +132,12 @@ func (p *presence) callLocked(in presInput, rest []byte) {
 	case c.instance == in.head.sender && c.window.fresh(in.head.counter):
 		p.introduceLocked(in, msg, c, proved)
 	}
+}
+
+// timely reports whether unix seconds t are about now.
+func (in presInput) timely(t int64) bool {
+	const most = int64(callFresh / time.Second)
+	return t >= in.now-most && t <= in.now+most
 }
 
 // newCallLocked draws the session of a call; it is entered into the table when

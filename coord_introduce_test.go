@@ -11,7 +11,7 @@ import (
 )
 
 func (d *presTestDevice) callBody(id callID, target deviceID) []byte {
-	m := callMsg{proto: protoRange{1, 1, "dev"}, cookie: d.cookie, call: id, target: target,
+	m := callMsg{proto: protoRange{1, 1, "dev"}, cookie: d.cookie, call: id, time: d.pt.now.Unix(), target: target,
 		cands: []netip.AddrPort{netip.MustParseAddrPort("192.168.2.2:22")}}
 	return m.append(nil)
 }

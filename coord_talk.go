@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	mrand "math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -49,6 +50,7 @@ type coordTalk struct {
 	onRing    func(now time.Time, m *ringMsg)
 	onRefused func(m *refuseMsg) // a beat was refused
 	rings     map[callID]time.Time
+	left      map[instanceID]replayWindow // of the coordinator's former instances
 }
 
 // A coordCall is one call under way.
@@ -150,6 +152,7 @@ func (c *coordTalk) hangUp(id callID) { delete(c.calls, id) }
 
 func (c *coordTalk) sendCall(now time.Time, call *coordCall) {
 	call.msg.cookie = c.cookie
+	call.msg.time = now.Add(c.offset).Unix()
 	c.transmit(msgCall, &call.msg, maxDatagram)
 	call.next = now.Add(min(callRetry<<min(call.sent, 5), time.Second))
 	call.sent++
@@ -170,7 +173,7 @@ func (c *coordTalk) handle(now time.Time, h msgHead, rest []byte, from udpSource
 	if c.box.accept(h) != nil {
 		return
 	}
-	c.at, c.heardAt = from, now
+	c.heard(now, from)
 	switch h.kind {
 	case msgBeatAck:
 		c.beatAck(now, rest)
@@ -188,8 +191,25 @@ func (c *coordTalk) handle(now time.Time, h msgHead, rest []byte, from udpSource
 	}
 }
 
+// heard notes where the coordinator answers from: one of its addresses. From
+// elsewhere somebody passes its words on, before they come themselves.
+func (c *coordTalk) heard(now time.Time, from udpSource) {
+	if slices.Contains(c.addrs, from.addr) {
+		c.at, c.heardAt = from, now
+	}
+}
+
+// maxLeft bounds the coordinator's former instances that are remembered.
+const maxLeft = 8
+
+// adopt takes up the conversation with another instance of the coordinator, or
+// the former one again: what it has said before stays said.
 func (c *coordTalk) adopt(theirs instanceID) {
-	c.box.theirs, c.box.window = theirs, replayWindow{}
+	if len(c.left) >= maxLeft {
+		clear(c.left)
+	}
+	c.left[c.box.theirs] = c.box.window
+	c.box.theirs, c.box.window = theirs, c.left[theirs]
 }
 
 // hello tells the coordinator's instance: it has restarted, or never heard of
@@ -199,13 +219,14 @@ func (c *coordTalk) hello(now time.Time, h msgHead, rest []byte, from udpSource)
 	if err != nil {
 		return
 	}
-	if h.sender != c.box.theirs {
+	if former := c.left[h.sender]; h.sender != c.box.theirs && former.fresh(h.counter) {
 		c.adopt(h.sender)
 	}
-	if !c.box.window.fresh(h.counter) {
+	if h.sender != c.box.theirs || !c.box.window.fresh(h.counter) {
 		return
 	}
-	c.cookie, c.at, c.heardAt = m.cookie, from, now
+	c.cookie = m.cookie
+	c.heard(now, from)
 	if c.beating {
 		c.beatSoon()
 	}

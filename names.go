@@ -5,6 +5,7 @@ package main
 
 import (
 	"strings"
+	"time"
 )
 
 // findDevice looks up a name, name.sessio or device id. Revoked devices are
@@ -37,6 +38,21 @@ func revokedError(dev signedDevice) error {
 		return nil
 	}
 	return withHint(coded("revoked", "revoked (%s)", dev.reason), "it can be enrolled again with a new ticket and a new identity")
+}
+
+// entryError says why nobody should enter the device now. The device itself may
+// say so, too; but not one that somebody has stolen.
+func entryError(dev signedDevice, now time.Time) error {
+	if err := revokedError(dev); err != nil {
+		return err
+	}
+	switch {
+	case !dev.hasRole("server"):
+		return withHint(coded("role", "is a pure client, nobody can enter it"), "its owner can change that with: sessio trust update")
+	case dev.expired(now):
+		return withHint(coded("expired", "its signature was good until %s", stmtDate(dev.expires)), "its owner can sign it for longer with: sessio trust update")
+	}
+	return nil
 }
 
 // nearNames are the devices whose names are near.

@@ -52,7 +52,7 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		box:   &sealBox{sendKey: send, recvKey: recv, hint: n.hint, mine: n.instance},
 		addrs: addrs, send: n.mux.send, beating: n.beat, serves: n.ssh != nil,
 		cands: n.candidates,
-		calls: map[callID]*coordCall{}, rings: map[callID]time.Time{},
+		calls: map[callID]*coordCall{}, rings: map[callID]time.Time{}, left: map[instanceID]replayWindow{},
 		onHead: n.headSeen, onRing: n.rung,
 		onRefused: func(m *refuseMsg) { n.logf(0, "coordinator: %v", refusalOf(m, "this machine")) },
 	}

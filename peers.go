@@ -228,6 +228,7 @@ func (r *muxRouter) send(b []byte, to udpSource)     { r.mux.send(b, to) }
 func (r *muxRouter) admit(src udpSource)             { r.mux.admit(src, r.peer) }
 func (r *muxRouter) setPath(src udpSource) bool      { return r.peer.setPath(src) }
 func (r *muxRouter) trial(src udpSource, credit int) { r.peer.addTrial(src, credit) }
+func (r *muxRouter) forget(src udpSource)            { r.mux.forget(src, r.peer) }
 func (r *muxRouter) replay(to udpSource)             { r.mux.replayTo(r.peer, to) }
 func (r *muxRouter) idle(time.Time) (_, _ time.Duration) {
 	return monoSince(r.peer.lastRx.Load()), monoSince(r.peer.lastTx.Load())

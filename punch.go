@@ -32,6 +32,9 @@ const (
 	// maxStrangers bounds the sources that nobody named and that one
 	// introduction admits.
 	maxStrangers = 3
+	// maxPathTries bounds the addresses known for one process, about 600 bytes
+	// each: those of three rounds, all strangers.
+	maxPathTries = 32
 	// idlePing keeps the hole open: most NATs forget a UDP binding after 30 s
 	// (RFC 4787, REQ-5, asks for 2 minutes; few obey). Up to a fifth is taken
 	// off at random.
@@ -57,6 +60,7 @@ type pathRouter interface {
 	admit(src udpSource)
 	setPath(src udpSource) bool                      // zero: none
 	trial(src udpSource, credit int)                 // where packets may go without a path; bytes, negative = any
+	forget(src udpSource)                            // undoes admit and trial
 	replay(to udpSource)                             // the last datagrams, again
 	idle(now time.Time) (heard, wrote time.Duration) // since QUIC last read and wrote
 }
@@ -67,6 +71,8 @@ type pathTry struct {
 	named    bool
 	admitted bool
 	proved   bool
+	returned bool // has proved itself at least once
+	credit   int  // bytes that it may still be sent while neither named nor returned
 	rtt      time.Duration
 	start    time.Time   // of the round
 	step     int         // of pingTimes
@@ -111,12 +117,7 @@ func (f *pathFinder) introduce(now time.Time, named []netip.AddrPort) {
 		if !a.IsValid() || a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
 			continue
 		}
-		src := udpSource{addr: a}
-		t := f.tries[src.key()]
-		if t == nil {
-			t = &pathTry{src: src}
-			f.tries[src.key()] = t
-		}
+		t := f.know(now, udpSource{addr: a})
 		t.named = true
 		if f.flight && !t.admitted {
 			f.router.trial(t.src, flightCredit)
@@ -128,6 +129,35 @@ func (f *pathFinder) introduce(now time.Time, named []netip.AddrPort) {
 		}
 	}
 	f.tick(now)
+}
+
+// know returns what is known of an address, and makes room for a new one.
+func (f *pathFinder) know(now time.Time, src udpSource) *pathTry {
+	t := f.tries[src.key()]
+	if t == nil {
+		if len(f.tries) >= maxPathTries {
+			f.forgetOne()
+		}
+		t = &pathTry{src: src, start: now}
+		f.tries[src.key()] = t
+	}
+	return t
+}
+
+// forgetOne forgets the address whose round is the oldest, but for the path:
+// first of those that have shown no life. Else a coordinator that names others
+// and others again would have us ping the whole world.
+func (f *pathFinder) forgetOne() {
+	var worst *pathTry
+	for _, t := range f.tries {
+		switch {
+		case t == f.best:
+		case worst == nil, worst.admitted && !t.admitted, worst.admitted == t.admitted && t.start.Before(worst.start):
+			worst = t
+		}
+	}
+	delete(f.tries, worst.src.key())
+	f.router.forget(worst.src)
 }
 
 func (t *pathTry) restart(now time.Time) {
@@ -240,6 +270,19 @@ func (f *pathFinder) ping(now time.Time, t *pathTry) {
 	t.asked[t.askedAt] = a
 	t.askedAt = (t.askedAt + 1) % len(t.asked)
 	b, _ := f.box.pack(msgPing, &pingMsg{a.nonce}, 0)
+	f.send(t, b)
+}
+
+// send keeps what goes to an address that nobody named below three times what
+// came from it, until it has proved itself: its pings may be copies, sent in
+// somebody else's name.
+func (f *pathFinder) send(t *pathTry, b []byte) {
+	if !t.named && !t.returned {
+		if t.credit < len(b) {
+			return
+		}
+		t.credit -= len(b)
+	}
 	f.router.send(b, t.src)
 }
 
@@ -253,12 +296,12 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 			return
 		}
 		f.strangers++
-		t = &pathTry{src: from, start: now}
-		f.tries[from.key()] = t
+		t = f.know(now, from)
 	}
 	t.src = from // now with our own address
+	t.credit += 3 * n
 	b, _ := f.box.pack(msgPong, &pongMsg{m.nonce, from.addr}, 0)
-	f.router.send(b, from)
+	f.send(t, b)
 	first := !t.admitted
 	if first {
 		t.admitted = true
@@ -266,7 +309,7 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 		if t.named {
 			f.router.trial(from, -1)
 		} else {
-			f.router.trial(from, 3*n)
+			f.router.trial(from, 0) // what QUIC brings from there is credited
 		}
 		if f.best == nil {
 			f.router.replay(from)
@@ -301,7 +344,7 @@ func (f *pathFinder) ponged(now time.Time, m *pongMsg, from udpSource) {
 		}
 		t.asked[i].nonce = 0
 		t.rtt = now.Sub(a.at)
-		t.src, t.proved, t.missed = from, true, 0
+		t.src, t.proved, t.returned, t.missed = from, true, true, 0
 		if !t.admitted {
 			t.admitted = true
 			f.router.admit(from)

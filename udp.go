@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -143,6 +144,18 @@ func (u *udpMux) admit(src udpSource, p *udpPeer) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.admitted[src.key()] = p
+}
+
+// forget undoes admit, and addTrial.
+func (u *udpMux) forget(src udpSource, p *udpPeer) {
+	u.mu.Lock()
+	if u.admitted[src.key()] == p {
+		delete(u.admitted, src.key())
+	}
+	u.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.trials = slices.DeleteFunc(p.trials, func(t udpTrial) bool { return t.to.key() == src.key() })
 }
 
 // dialDirect lets QUIC talk to a real address until done is called: the

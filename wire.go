@@ -197,12 +197,14 @@ type sessionToken [16]byte
 //	proto   protoRange
 //	cookie  16 bytes
 //	call    8 bytes
+//	time    8 bytes   unix seconds at the caller: an old call is a replay
 //	target  26 bytes  device id
 //	cands   1 byte count, then 18 bytes each
 type callMsg struct {
 	proto  protoRange
 	cookie cookie
 	call   callID
+	time   int64
 	target deviceID
 	cands  []netip.AddrPort
 }
@@ -210,7 +212,7 @@ type callMsg struct {
 func (m *callMsg) append(b []byte) []byte {
 	b = m.proto.append(b)
 	b = append(b, m.cookie[:]...)
-	b = append(b, m.call[:]...)
+	b = append64(append(b, m.call[:]...), uint64(m.time))
 	b = append(b, m.target...)
 	return appendAddrs(b, m.cands)
 }
@@ -218,10 +220,12 @@ func (m *callMsg) append(b []byte) []byte {
 func parseCall(b []byte) (*callMsg, error) {
 	s := cryptobyte.String(b)
 	var m callMsg
+	var t uint64
 	var target [idLen]byte
-	if !readProto(&s, &m.proto) || !s.CopyBytes(m.cookie[:]) || !s.CopyBytes(m.call[:]) || !s.CopyBytes(target[:]) {
+	if !readProto(&s, &m.proto) || !s.CopyBytes(m.cookie[:]) || !s.CopyBytes(m.call[:]) || !s.ReadUint64(&t) || !s.CopyBytes(target[:]) {
 		return nil, errShort
 	}
+	m.time = int64(t)
 	if !validID(string(target[:]), 'd') {
 		return nil, fmt.Errorf("call to %q, which is no device id", target)
 	}

@@ -91,7 +91,7 @@ def main():
         "beat": (1, "DC", proto + b"\x01" + cookie + cands),
         "beatAck": (2, "CD", proto + here + cookie + struct.pack(">QQ", 1700000000, 12) + b"h" * 32),
         "hello": (3, "CD", cookie),
-        "call": (4, "DC", proto + cookie + call + peer.device_id().encode() + cands),
+        "call": (4, "DC", proto + cookie + call + struct.pack(">Q", 1800000000) + peer.device_id().encode() + cands),
         "answer": (5, "CD", call + token + struct.pack(">I", 86400) + instance + here + there + cands),
         "ring": (6, "CD", call + token + struct.pack(">I", 86400) + peer.sign + peer.path + instance + there + cands),
         "refuse": (7, "CD", call + b"\x02" + struct.pack(">Q", 10800) + proto),
