@@ -186,6 +186,7 @@ func lentStatus(ctx context.Context, dir string) (*nodeStatus, []linkStatus, err
 		return nil, nil, err
 	}
 	defer lent.Close()
+	lent.SetReadDeadline(time.Now().Add(lendWait))
 	a, err := lent.readAnswer()
 	return a.Self, a.Links, err
 }

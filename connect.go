@@ -76,20 +76,21 @@ func (n *node) connect(ctx context.Context, dev signedDevice) (*link, error) {
 	}
 }
 
-// linkOfLocked returns the link to a process, nil if there is none.
+// linkOfLocked returns the live link to a process, nil if there is none.
 func (n *node) linkOfLocked(q *peerProc) *link {
 	for l := range n.links {
-		if l.proc == q {
+		if l.proc == q && l.conn.Context().Err() == nil {
 			return l
 		}
 	}
 	return nil
 }
 
-// linkToLocked returns a link to the device over which data can flow now.
+// linkToLocked returns a link to the device over which data can flow now. One
+// that the device has dialled may come from a verb there, which serves nobody.
 func (n *node) linkToLocked(id deviceID) (found *link) {
 	for l := range n.links {
-		if l.device != id || l.conn.Context().Err() != nil || l.proc.finder.best == nil {
+		if l.device != id || !l.dialed || l.conn.Context().Err() != nil || l.proc.finder.best == nil {
 			continue
 		}
 		if found == nil || l.opened.After(found.opened) {

@@ -25,10 +25,12 @@ type coordClient struct{ conn *quic.Conn }
 
 func newCoordClient(conn *quic.Conn) *coordClient { return &coordClient{conn} }
 
+var errNoAnswer = withHint(fmt.Errorf("no answer within %v", coordTimeout), "run the same again")
+
 // ask sends a request and returns the body of the reply. What the coordinator
 // refuses comes back as a coded error.
 func (c *coordClient) ask(ctx context.Context, op byte, q payload) ([]byte, error) {
-	ctx, stop := context.WithTimeout(ctx, coordTimeout)
+	ctx, stop := context.WithTimeoutCause(ctx, coordTimeout, errNoAnswer)
 	defer stop()
 	st, err := c.conn.OpenStreamSync(ctx)
 	if err != nil {
@@ -40,6 +42,9 @@ func (c *coordClient) ask(ctx context.Context, op byte, q payload) ([]byte, erro
 	})()
 	status, body, err := askStream(st, op, q.append(nil))
 	st.CancelRead(0) // what follows the reply is not wanted
+	if reset := (*quic.StatelessResetError)(nil); errors.As(err, &reset) {
+		return nil, withHint(errors.New("the coordinator was restarted before it had answered"), "run the same again")
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)

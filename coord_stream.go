@@ -71,14 +71,18 @@ type coordListener struct {
 // listenCoord begins to accept on conn, which the caller closes after close.
 func listenCoord(server *coordServer, me *identity, conn net.PacketConn) (*coordListener, error) {
 	l := &coordListener{server: server, hosts: map[netip.Prefix]int{}}
+	key, err := me.resetKey()
+	if err != nil {
+		return nil, err
+	}
 	l.tr = &quic.Transport{
+		StatelessResetKey:                (*quic.StatelessResetKey)(&key),
 		Conn:                             conn,
 		ConnectionIDLength:               8,
 		DisableVersionNegotiationPackets: true,
 		VerifySourceAddress:              func(a net.Addr) bool { return !server.presence.isProved(addrPortOf(a)) },
 		ConnContext:                      l.admit,
 	}
-	var err error
 	l.ln, err = l.tr.Listen(me.tlsConfig(alpnCoord, func(publicKeys) error { return nil }), coordQUICConfig())
 	return l, err
 }

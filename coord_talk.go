@@ -21,6 +21,8 @@ const (
 	beatEvery = 25 * time.Second
 	// callRetry paces an unanswered call: 50, 100, 200, 400 ms, then each second.
 	callRetry = 50 * ms
+	// callSlow paces a call that nobody has answered for a quarter of a minute.
+	callSlow = 15 * time.Second
 )
 
 // beatRetry is when an unanswered beat is sent again.
@@ -155,6 +157,9 @@ func (c *coordTalk) sendCall(now time.Time, call *coordCall) {
 	call.msg.time = now.Add(c.offset).Unix()
 	c.transmit(msgCall, &call.msg, maxDatagram)
 	call.next = now.Add(min(callRetry<<min(call.sent, 5), time.Second))
+	if call.sent > 20 {
+		call.next = now.Add(callSlow)
+	}
 	call.sent++
 }
 

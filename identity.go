@@ -105,6 +105,16 @@ func newIdentity(priv ed25519.PrivateKey) (*identity, error) {
 	return id, err
 }
 
+// resetKey makes the tokens by which a process disowns QUIC connections of one
+// that is dead: RFC 9000, section 10.3. It is the same after every start.
+func (id *identity) resetKey() ([32]byte, error) {
+	key, err := hkdf.Key(sha256.New, id.sign.Seed(), nil, "sessio-reset-v1", 32)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	return [32]byte(key), nil
+}
+
 // certificate is self-signed, and its subject's common name carries the path
 // key, so that a peer can check the hash of both. No end checks its dates:
 // clocks start in 1970 on routers.

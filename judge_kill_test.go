@@ -5,7 +5,6 @@ package main
 // What kill -9 of a client leaves on a device, and for how long.
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"syscall"
@@ -128,7 +127,7 @@ func TestJudgeHungUp(t *testing.T) {
 func TestJudgeCronBringsTheDeviceBack(t *testing.T) {
 	t.Parallel()
 	j := newJudge(t, "-pidfile $WORK/attic.pid")
-	j.run(fmt.Sprintf(`
+	j.run(`
 on attic
 exists $WORK/attic.pid
 kill attic
@@ -148,7 +147,7 @@ stop attic 0
 ! exists $WORK/attic.pid
 ! exists .sessio/device.lock
 ! exists .sessio/sessio.sock
-`))
+`)
 }
 
 // TestJudgeDrain: at SIGTERM what runs may end by itself, and nothing new

@@ -27,6 +27,12 @@ const (
 	maxLent = 256
 )
 
+// lendWait bounds the answer of a process that should have it at hand.
+const lendWait = 5 * time.Second
+
+// acceptPause is the wait after a connection that could not be taken.
+const acceptPause = 100 * time.Millisecond
+
 // A lendRequest asks for one thing of Op: ssh, ping or status.
 type lendRequest struct {
 	Op     string `json:"op"`
@@ -105,8 +111,16 @@ func (l *lender) serve(ctx context.Context, dir string) {
 	slots := make(chan struct{}, maxLent)
 	for {
 		c, err := l.ln.Accept()
-		if err != nil {
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil { // too many open files: that passes
+			l.node.logf(0, "socket for the verbs: %v", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			}
+			continue
 		}
 		uc := c.(*net.UnixConn)
 		if !ownPeer(uc) {
@@ -171,6 +185,7 @@ func (l *lender) lendSSH(ctx context.Context, c *net.UnixConn, in *bufio.Reader,
 		return
 	}
 	defer s.Close()
+	defer context.AfterFunc(ctx, func() { s.Close() })()
 	up := make(chan struct{})
 	go func() {
 		defer close(up)

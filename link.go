@@ -44,7 +44,8 @@ type link struct {
 	dialed bool
 	opened time.Time
 
-	questioned time.Time // guarded by the owner's lock: when asked whether it still lives
+	recall     linkRecall // guarded by the owner's lock
+	questioned time.Time  // guarded by the owner's lock: when asked whether it still lives
 
 	mu      sync.Mutex
 	token   sessionToken         // guarded by mu: the newest
@@ -90,6 +91,13 @@ func strangerQUIC(small bool) *quic.Config {
 	c.InitialStreamReceiveWindow = 64 << 10
 	c.InitialConnectionReceiveWindow = 256 << 10
 	return c
+}
+
+// A linkRecall is asking the coordinator for another introduction.
+type linkRecall struct {
+	id    callID
+	next  time.Time
+	tries int
 }
 
 // newLink dresses a connection whose handshake is over. Its owner sets ssh,
@@ -295,7 +303,7 @@ func (l *link) openSSH(ctx context.Context) (*linkStream, error) {
 		l.dropToken(token)
 	}))
 	c.failed = func(err error) {
-		if code := codeOf(err); code == "token-unknown" || code == "token-expired" || code == "token-revoked" {
+		if code := codeOf(err); code == "token-busy" || code == "token-unknown" || code == "token-expired" || code == "token-revoked" {
 			l.forgetToken(token)
 		}
 	}

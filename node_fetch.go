@@ -1,12 +1,14 @@
 package main
 
-// This file keeps a node's log abreast of the coordinator's.
+// This file keeps a node's log abreast of the coordinator's, and knows where the
+// coordinator is.
 
 import (
 	"context"
 	"errors"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/quic-go/quic-go"
 )
@@ -61,4 +63,47 @@ func (n *node) dialCoord(ctx context.Context) (*quic.Conn, error) {
 		return nil, errors.New("coordinator " + n.anchor.coordAddr + " has no address")
 	}
 	return dialCoord(ctx, n.tr, n.mux, n.id, addrs, n.anchor.coordKeys.coordID())
+}
+
+const (
+	resolveEvery = 30 * time.Second // how often to look whether it is needed
+	resolveMost  = time.Minute      // between two tries
+)
+
+// resolveLoop looks the coordinator's name up again while it has no address,
+// or while it does not answer: it may have moved.
+func (n *node) resolveLoop(ctx context.Context) {
+	gap := time.Second
+	for {
+		n.mu.Lock()
+		lost := len(n.talk.addrs) == 0 || n.talk.tries > len(beatRetry)
+		n.mu.Unlock()
+		wait := resolveEvery
+		if lost {
+			n.resolve(ctx)
+			wait, gap = gap, min(2*gap, resolveMost)
+		} else {
+			gap = time.Second
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (n *node) resolve(ctx context.Context) {
+	addrs, err := resolveCoord(ctx, n.anchor.coordAddr)
+	if err != nil {
+		n.logf(2, "%v", err)
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !slices.Equal(addrs, n.talk.addrs) {
+		n.talk.addrs = addrs
+		n.talk.beatSoon()
+		n.poke()
+	}
 }

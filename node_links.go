@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -119,16 +120,26 @@ func (n *node) runLink(ctx context.Context, l *link) {
 	if l.dialed {
 		n.spawn(func() { l.startExchange(l.conn.Context()) })
 	}
+	unhook := context.AfterFunc(ctx, func() { l.close("closing") })
 	l.serve(ctx)
-	if ctx.Err() != nil {
-		l.close("closing")
-	}
+	unhook()
 	n.mu.Lock()
 	delete(n.links, l)
-	l.proc.used, l.proc.idleAt = false, time.Now()
+	n.talk.hangUp(l.recall.id)
+	l.proc.used, l.proc.idleAt = n.usedLocked(l.proc), time.Now()
 	n.changedLocked()
 	n.mu.Unlock()
 	n.logf(1, "link %s with %s has ended: %v", l.id, l.peerName(), l.err())
+}
+
+// usedLocked reports whether any link goes to a process.
+func (n *node) usedLocked(q *peerProc) bool {
+	for l := range n.links {
+		if l.proc == q {
+			return true
+		}
+	}
+	return false
 }
 
 // questionOlderLocked asks the older links of the same device whether their
@@ -165,11 +176,49 @@ func (n *node) tickLinksLocked(now time.Time) (next time.Time) {
 		if silent {
 			next = earlier(next, now.Add(max(n.hold-heard, 100*ms)))
 		}
+		next = earlier(next, n.recallLocked(now, l))
 		if !l.questioned.IsZero() {
 			next = earlier(next, now.Add(500*ms))
 		}
 	}
 	return next
+}
+
+// recallAfter is how long the two ends of a link may look for each other before
+// the one that dialled asks to be introduced again: both may have moved.
+const recallAfter = time.Second
+
+// recallLocked asks the coordinator to introduce the ends of a link that has
+// no path, again and again at growing intervals of at most a minute.
+func (n *node) recallLocked(now time.Time, l *link) (next time.Time) {
+	f, r := l.proc.finder, &l.recall
+	if f.best != nil || !l.dialed || l.conn.Context().Err() != nil {
+		n.talk.hangUp(r.id)
+		*r = linkRecall{}
+		return next
+	}
+	due := f.lostAt.Add(recallAfter)
+	if !r.next.IsZero() {
+		due = r.next
+	}
+	if now.Before(due) {
+		return due
+	}
+	n.talk.hangUp(r.id)
+	r.id = n.talk.call(now, l.device, func(now time.Time, m *answerMsg) { n.recalledLocked(now, l, m) }, func(time.Time, *refuseMsg) {})
+	r.next = now.Add(min(time.Second<<r.tries, time.Minute))
+	r.tries = min(r.tries+1, 6)
+	return r.next
+}
+
+// recalledLocked takes the answer: the process at the other end is the same,
+// and is looked for at its new addresses, or another serves now.
+func (n *node) recalledLocked(now time.Time, l *link, m *answerMsg) {
+	if m.instance != l.proc.instance {
+		n.endLinkLocked(l, "replaced")
+		return
+	}
+	l.proc.finder.introduce(now, append([]netip.AddrPort{m.target}, m.cands...))
 }
 
 // endLinkLocked closes a link without holding the lock for it.

@@ -19,8 +19,11 @@ func openNode(ctx context.Context, c nodeConfig) (*node, error) {
 		return nil, withHint(errors.New("this machine belongs to no account yet"), "run: sessio join TICKET")
 	}
 	addrs, err := resolveCoord(ctx, a.coordAddr)
-	if err != nil {
-		c.logf(1, "%v", err) // peers may still be reached without it
+	if err != nil && !c.beat {
+		return nil, err
+	}
+	if err != nil { // at boot the resolver may not be up yet: resolveLoop goes on
+		c.logf(0, "%v; trying again", err)
 	}
 	n := &node{nodeConfig: c, acct: a.acct, anchor: a, instance: newInstanceID(), small: smallMemory(),
 		sessions: newSessionTable(time.Now()), wake: make(chan struct{}, 1), fetch: make(chan struct{}, 1),
@@ -71,6 +74,7 @@ func (n *node) start(addrs []netip.AddrPort) error {
 	n.running.Go(func() { n.loop(ctx) })
 	n.running.Go(func() { n.accept(ctx) })
 	n.running.Go(func() { n.fetchLoop(ctx) })
+	n.running.Go(func() { n.resolveLoop(ctx) })
 	unwatch := n.trust.watch(func(_, now *trustState) { n.logChanged(ctx, now) })
 	context.AfterFunc(ctx, unwatch)
 	return nil

@@ -86,7 +86,10 @@ func (t *peerTable) proc(now time.Time, keys publicKeys, instance instanceID, fl
 		return nil, fmt.Errorf("device %s: %d processes at once", keys.deviceID(), len(p.procs))
 	}
 	q := &peerProc{keys: keys, instance: instance, udp: t.mux.addPeer(), idleAt: now}
-	q.box = &sealBox{sendKey: p.send, recvKey: p.recv, hint: sealHintOf(t.acct, t.id.keys.sign), mine: t.instance, theirs: instance}
+	q.box = &sealBox{sendKey: p.send, recvKey: p.recv, hint: sealHintOf(t.acct, t.id.keys.sign), mine: t.instance, theirs: instance,
+		// A process that is forgotten and comes back must not begin at a counter
+		// that its other end has seen.
+		counter: uint64(monoNow())}
 	q.finder = newPathFinder(&muxRouter{t.mux, q.udp}, q.box, flight, now)
 	q.finder.idle = t.idle
 	p.procs[instance] = q
@@ -135,6 +138,9 @@ func (t *peerTable) handle(now time.Time, hint sealHint, b []byte, from udpSourc
 		return
 	}
 	q.udp.lastRx.Store(monoNow())
+	if best := q.finder.best; best != nil && best.src.key() == from.key() {
+		q.udp.pathRx.Store(monoNow())
+	}
 	switch h.kind {
 	case msgPing:
 		if m, err := parsePing(rest); err == nil {
@@ -231,5 +237,5 @@ func (r *muxRouter) trial(src udpSource, credit int) { r.peer.addTrial(src, cred
 func (r *muxRouter) forget(src udpSource)            { r.mux.forget(src, r.peer) }
 func (r *muxRouter) replay(to udpSource)             { r.mux.replayTo(r.peer, to) }
 func (r *muxRouter) idle(time.Time) (_, _ time.Duration) {
-	return monoSince(r.peer.lastRx.Load()), monoSince(r.peer.lastTx.Load())
+	return monoSince(r.peer.pathRx.Load()), monoSince(r.peer.lastTx.Load())
 }

@@ -62,7 +62,7 @@ type pathRouter interface {
 	trial(src udpSource, credit int)                 // where packets may go without a path; bytes, negative = any
 	forget(src udpSource)                            // undoes admit and trial
 	replay(to udpSource)                             // the last datagrams, again
-	idle(now time.Time) (heard, wrote time.Duration) // since QUIC last read and wrote
+	idle(now time.Time) (heard, wrote time.Duration) // since something came by the path, and since QUIC wrote
 }
 
 // A pathTry is one address that may lead to the peer.
@@ -345,10 +345,9 @@ func (f *pathFinder) ponged(now time.Time, m *pongMsg, from udpSource) {
 		t.asked[i].nonce = 0
 		t.rtt = now.Sub(a.at)
 		t.src, t.proved, t.returned, t.missed = from, true, true, 0
-		if !t.admitted {
-			t.admitted = true
-			f.router.admit(from)
-		}
+		t.admitted = true
+		f.router.admit(from) // again: another process may have had the address
+		f.router.trial(from, -1)
 		f.choose(now, t)
 		return
 	}
@@ -362,7 +361,7 @@ func (f *pathFinder) choose(now time.Time, t *pathTry) {
 		f.router.setPath(t.src)
 		return
 	}
-	if f.best != nil && !betterPath(t, f.best) {
+	if f.best != nil && f.best.missed < 2 && !betterPath(t, f.best) {
 		return
 	}
 	lost := f.best == nil

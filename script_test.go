@@ -280,12 +280,12 @@ func (s *script) background(name, program string, args []string, terminal bool) 
 		}
 	}
 	b := &besideProc{cmd: s.command(program, args...), done: make(chan struct{})}
-	s.beside[name] = b
 	if !terminal {
 		b.cmd.Stdout, b.cmd.Stderr = b, b
 		if err := b.cmd.Start(); err != nil {
 			s.fatalf("%v", err)
 		}
+		s.beside[name] = b
 		go func() { b.err = b.cmd.Wait(); close(b.done) }()
 		return
 	}
@@ -294,7 +294,7 @@ func (s *script) background(name, program string, args []string, terminal bool) 
 	if err != nil {
 		s.fatalf("%v", err)
 	}
-	b.tty = tty
+	s.beside[name], b.tty = b, tty
 	go func() {
 		io.Copy(b, tty)
 		b.err = b.cmd.Wait()

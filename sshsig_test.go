@@ -126,6 +126,11 @@ func TestSSHSigSecurityKeyFlags(t *testing.T) {
 			if want := flags&5 == 5; (err == nil) != want {
 				t.Fatalf("%s with flags %#02x: %v", key.PublicKey().Type(), flags, err)
 			}
+			// here too, not only in x/crypto (which did not before 0.52)
+			rest := []byte{byte(flags), 0, 0, 0, 7}
+			if want := flags&5 == 5; (checkSSHSigFlags(key.PublicKey().Type(), rest) == nil) != want {
+				t.Fatalf("flags %#02x", flags)
+			}
 			if flags == 1 && hintOf(err) == "" {
 				t.Error("no hint at verify-required:", err)
 			}
@@ -182,11 +187,16 @@ func TestSSHSigMalformed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	long, err := parseSSHSig(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	long.namespace = strings.Repeat("x", maxSSHSig)
 	bad := map[string][]byte{
 		"magic":    append([]byte("SSHSIH"), good[6:]...),
 		"version":  append([]byte("SSHSIG\x00\x00\x00\x02"), good[10:]...),
 		"tail":     append(bytes.Clone(good), 0),
-		"size":     append(bytes.Clone(good), make([]byte, maxSSHSig)...),
+		"size":     long.blob(),
 		"reserved": bytes.Replace(good, []byte("v1\x00\x00\x00\x00"), []byte("v1\x00\x00\x00\x01x"), 1),
 	}
 	for i := range good {

@@ -165,14 +165,15 @@ func (s *trustState) spread(gone takenBack) {
 }
 
 // covers reports whether an act of statement seq is taken back from all who
-// backed it.
+// backed it. Nobody backed the signers of genesis; what covers says of them is
+// "from statement 0 on", which means not at all.
 func (t takenBack) covers(seq uint64, by []int) bool {
 	for _, i := range by {
 		if t[i] == 0 || seq < t[i] {
 			return false
 		}
 	}
-	return len(by) > 0
+	return true
 }
 
 const reasonUndone = "undone" // the signer who added the device was thrown out

@@ -283,13 +283,25 @@ func TestTrustExchangeErrors(t *testing.T) {
 		code   string
 		script func(p *trustTestPeer)
 	}{
-		"too new":         {"update", func(p *trustTestPeer) { h := hello; h.min, h.max = 2, 3; p.hello(h) }},
-		"too old":         {"update", func(p *trustTestPeer) { h := hello; h.min, h.max = 0, 0; p.hello(h) }},
-		"their error":     {"sig-invalid", func(p *trustTestPeer) { p.hello(hello); p.write(frameError, (&logErrorMsg{"sig-invalid"}).append(nil)) }},
-		"error at once":   {"denied", func(p *trustTestPeer) { p.write(frameError, (&logErrorMsg{"denied"}).append(nil)) }},
-		"gone":            {"", func(p *trustTestPeer) { p.hello(hello) }},
-		"gone at once":    {"", func(p *trustTestPeer) {}},
-		"no hello":        {"", func(p *trustTestPeer) { p.write(frameGet, (&logGetMsg{}).append(nil)) }},
+		"too new":       {"update", func(p *trustTestPeer) { h := hello; h.min, h.max = 2, 3; p.hello(h) }},
+		"too old":       {"update", func(p *trustTestPeer) { h := hello; h.min, h.max = 0, 0; p.hello(h) }},
+		"their error":   {"sig-invalid", func(p *trustTestPeer) { p.hello(hello); p.write(frameError, (&logErrorMsg{"sig-invalid"}).append(nil)) }},
+		"error at once": {"denied", func(p *trustTestPeer) { p.write(frameError, (&logErrorMsg{"denied"}).append(nil)) }},
+		"gone":          {"", func(p *trustTestPeer) { p.hello(hello) }},
+		"gone at once":  {"", func(p *trustTestPeer) {}},
+		"another account": {"wrong-account", func(p *trustTestPeer) {
+			p.hello(logHelloMsg{acct: acctID{1}, min: 1, max: 1})
+			p.hello(logHelloMsg{acct: acctID{1}, min: 1, max: 1})
+			p.read(frameHello)
+			p.read(frameHello)
+		}},
+		"no hello": {"", func(p *trustTestPeer) {
+			p.write(frameGet, (&logGetMsg{k.state.head(), 0, 1}).append(nil))
+			p.read(frameHello)
+			if p.read(frameError); !p.ok {
+				t.Error("a request before any hello was answered")
+			}
+		}},
 		"records at once": {"", func(p *trustTestPeer) { p.write(frameRecords, (&logRecordsMsg{}).append(nil)) }},
 		"three hellos": {"", func(p *trustTestPeer) {
 			h := hello

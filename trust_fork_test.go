@@ -82,6 +82,27 @@ func TestTrustForkKeepsOursAndRevokes(t *testing.T) {
 	}
 }
 
+// A revoked machine does not come back under half a new identity in the other
+// branch, and a revocation of ours stays what it was.
+func TestTrustForkRevokesBySignKey(t *testing.T) {
+	k := newTrustTestAcct(t)
+	k.device("attic", k.a)
+	half := publicKeys{trustTestKeys("x").sign, trustTestKeys("y").path}
+	ours, theirs := k.branch(), k.branch()
+	ours.ok(ours.text(opDeviceAdd{half.deviceID(), half, trustTestGrant("half")}), nil, k.a)
+	ours.ok(ours.text(opDeviceRevoke{[]deviceID{trustTestID("attic")}, "stolen"}), nil, k.a)
+	theirs.device("x", k.a)
+	theirs.revokeDevice("x", k.a)
+	theirs.revokeDevice("attic", k.a)
+	tree := ours.tree()
+	tree.expect(t, "half", "alice bob recovery", "")
+	tree.give(t, theirs, 2)
+	tree.expect(t, "", "alice bob recovery", "fork")
+	if d, _ := tree.view.device(trustTestID("attic")); d.reason != "stolen" || d.revokedSeq != 3 {
+		t.Error(d)
+	}
+}
+
 // A signer removed in the other branch is removed, and what it alone did here
 // since the fork does not count, until somebody else has confirmed it.
 func TestTrustForkRemovesSigners(t *testing.T) {

@@ -38,17 +38,18 @@ func TestTrustRecordMalformed(t *testing.T) {
 		t.Fatal(err)
 	}
 	bad := map[string][]byte{
-		"empty":           nil,
-		"no signature":    appendRecord(nil, []byte("text"), nil),
-		"nine signatures": appendRecord(nil, []byte("text"), many(maxRecordSigs+1)),
-		"one twice":       appendRecord(nil, []byte("text"), []recordSig{sig(1), sig(1)}),
-		"tail":            append(bytes.Clone(good), 0),
-		"odd kind":        appendRecord(nil, []byte("text"), []recordSig{{id(0), "gpg", [][]byte{{1}}}}),
-		"odd id":          appendRecord(nil, []byte("text"), []recordSig{{"nobody", signerSSH, [][]byte{{1}}}}),
-		"device id":       appendRecord(nil, []byte("text"), []recordSig{{"d" + id(0)[1:], signerSSH, [][]byte{{1}}}}),
-		"too few parts":   appendRecord(nil, []byte("text"), []recordSig{{id(0), signerWebauthn, [][]byte{{1}, {2}}}}),
-		"too large":       appendRecord(nil, []byte("text"), []recordSig{{id(0), signerSSH, [][]byte{make([]byte, maxRecord)}}}),
-		"huge length":     binary.BigEndian.AppendUint32(nil, 1<<31),
+		"empty":            nil,
+		"no signature":     appendRecord(nil, []byte("text"), nil),
+		"nine signatures":  appendRecord(nil, []byte("text"), many(maxRecordSigs+1)),
+		"one twice":        appendRecord(nil, []byte("text"), []recordSig{sig(1), sig(1)}),
+		"tail":             append(bytes.Clone(good), 0),
+		"odd kind":         appendRecord(nil, []byte("text"), []recordSig{{id(0), "gpg", [][]byte{{1}}}}),
+		"kind of no parts": appendRecord(nil, []byte("text"), []recordSig{{id(0), "gpg", nil}}),
+		"odd id":           appendRecord(nil, []byte("text"), []recordSig{{"nobody", signerSSH, [][]byte{{1}}}}),
+		"device id":        appendRecord(nil, []byte("text"), []recordSig{{"d" + id(0)[1:], signerSSH, [][]byte{{1}}}}),
+		"too few parts":    appendRecord(nil, []byte("text"), []recordSig{{id(0), signerWebauthn, [][]byte{{1}, {2}}}}),
+		"too large":        appendRecord(nil, []byte("text"), []recordSig{{id(0), signerSSH, [][]byte{make([]byte, maxRecord)}}}),
+		"huge length":      binary.BigEndian.AppendUint32(nil, 1<<31),
 	}
 	for i := range good {
 		bad["cut short"] = good[:i]

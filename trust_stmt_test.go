@@ -87,6 +87,7 @@ func TestTrustStatementMalformed(t *testing.T) {
 		{"bare", "sessio-statement-v1\n", ""},
 		{"bare", "\nacct 1", "\nacct 1\x00"},
 		{"bare", "seq 5", "seq 05"},
+		{"bare", "seq 5", "5"},
 		{"bare", "seq 5", "seq +5"},
 		{"bare", "seq 5", "seq  5"},
 		{"bare", "seq 5", "seq\t5"},

@@ -36,7 +36,7 @@ func TestTrustApplyCodes(t *testing.T) {
 		{"other previous", "fork", k.edit(revoke, func(s *statement) { s.prev[0] ^= 1 }), []stmtSigner{k.a}},
 		{"backwards", "time-backwards", k.edit(revoke, func(s *statement) { s.time-- }), []stmtSigner{k.a}},
 		{"future", "time-future", k.edit(revoke, func(s *statement) { s.time += 24*3600 + 1 }), []stmtSigner{k.a}},
-		{"second genesis", "op-invalid", k.edit(opGenesis{signers: []signerLine{newcomer}}, func(*statement) {}), []stmtSigner{k.a}},
+		{"second genesis", "op-invalid", k.text(opGenesis{signers: []signerLine{trustTestLine(k.a, "ds", "alice")}}), []stmtSigner{k.a}},
 		{"nobody's", "no-power", k.text(revoke), []stmtSigner{stranger}},
 		{"one too many", "no-power", k.text(revoke), []stmtSigner{k.a, stranger}},
 		{"device by s", "no-power", k.text(add("x")), []stmtSigner{k.b}},
@@ -84,6 +84,9 @@ func TestTrustGenesis(t *testing.T) {
 	k.bad("op-invalid", genesis(same, liar), k.a, k.b)
 	k.bad("op-invalid", genesis(func(s *statement) { s.extra = []string{"later version"} }, alice, bob), k.a, k.b)
 	k.bad("op-invalid", genesis(func(s *statement) { s.op, s.body = "charter", nil; s.extra = []string{"a b"} }), k.a)
+	k.bad("op-invalid", genesis(func(s *statement) {
+		s.op, s.body = "recover", opRecover{0, []signerLine{trustTestLine(k.a, "ds", "alice")}}
+	}), k.a)
 	k.bad("webauthn-unsupported", genesis(same, alice, bob, webauthn), k.a, k.b)
 	k.bad("gap", (&statement{acct: acctID{1}, prev: stmtHash{1}, seq: 1, time: trustTestNow.Unix(), op: "recover",
 		body: opRecover{0, []signerLine{alice}}}).append(nil), k.a)
@@ -113,6 +116,12 @@ func TestTrustSignatureOverAnotherStatement(t *testing.T) {
 	k.refused("sig-invalid", appendRecord(nil, two, []recordSig{stranger}))
 	// of a kind that the signer is not
 	k.refused("sig-invalid", appendRecord(nil, one, []recordSig{{k.a.id(), signerWebauthn, [][]byte{{1}, {2}, {3}}}}))
+	asked, err := k.a.sign(two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked.kind, asked.parts = signerWebauthn, append(asked.parts, []byte{2}, []byte{3})
+	k.refused("sig-invalid", appendRecord(nil, two, []recordSig{asked}))
 	// and a good one beside a bad one
 	good, err := k.b.sign(two)
 	if err != nil {
@@ -208,8 +217,16 @@ func TestTrustSignerRules(t *testing.T) {
 	}
 	k.bad("op-invalid", k.text(opSignerAdd{trustTestLine(young, "d", "ninth")}), k.b, young)
 
+	// who may only sign devices changes no signers
+	onlyd := trustTestKey("extra0")
+	k.bad("no-power", k.text(opSignerRemove{trustTestKey("extra1").id(), 0}), onlyd)
+	one := k.branch()
+	one.ok(one.text(opSignerRemove{trustTestKey("extra1").id(), 0}), nil, k.b)
+	one.bad("no-power", one.text(opSignerAdd{trustTestLine(young, "d", "young")}), onlyd, young)
+
 	// a new recovery key takes the place of the old one, also when all are full
 	r2 := trustTestKey("r2")
+	k.bad("no-possession", k.text(opSignerAdd{trustTestLine(r2, "r", "new-recovery")}), k.r)
 	k.ok(k.text(opSignerAdd{trustTestLine(r2, "r", "new-recovery")}), nil, k.r, r2)
 	k.bad("no-power", k.text(opSignerRemove{k.b.id(), 0}), k.r)
 	k.ok(k.text(opSignerRemove{r2.id(), 0}), nil, r2)

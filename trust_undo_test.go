@@ -112,6 +112,17 @@ func TestTrustRemoveSignerTakesItsSigners(t *testing.T) {
 	k.expect("", "alice bob recovery")
 }
 
+// A device that a thief added is revoked also where somebody else, deceived, has
+// updated it since.
+func TestTrustUndoneAddAfterUpdate(t *testing.T) {
+	k := newTrustTestAcct(t)
+	thief := k.join("thief", "ds", k.a)
+	k.device("evil", thief)
+	k.update("evil", "fine", k.a)
+	k.ok(k.text(opSignerRemove{thief.id(), 2}), nil, k.a)
+	k.expect("", "alice bob recovery")
+}
+
 // A grant changed by a thief is again what it was, with the name it had if that
 // is free.
 func TestTrustUndoneUpdate(t *testing.T) {
@@ -250,6 +261,10 @@ func TestTrustUnknownOp(t *testing.T) {
 	k.ok(k.text(opDeviceRevoke{[]deviceID{trustTestID("attic"), trustTestID("nobody")}[:1], "lost"}), nil, k.b)
 	k.ok(k.text(opDeviceRevoke{[]deviceID{trustTestID("x")}, "lost"}), nil, k.b) // had no effect here
 	k.expect("box laptop", "alice bob onlyd recovery")
+	k.ok(k.text(opDeviceRevoke{[]deviceID{trustTestID("attic")}, "stolen"}), nil, k.b) // once more
+	if d, _ := k.state.device(trustTestID("attic")); d.revokedSeq != 10 || d.reason != "lost" {
+		t.Error("a revocation was changed by a later one", d)
+	}
 	if d, ok := k.state.device(trustTestID("x")); !ok || !d.revoked {
 		t.Error("the revocation of a device that had no effect here is forgotten")
 	}

@@ -97,14 +97,16 @@ func (u *udpMux) send(b []byte, to udpSource) {
 type udpPeer struct {
 	virtual *net.UDPAddr
 
-	lastRx, lastTx atomic.Int64 // monotonic nanoseconds, see monoNow
+	// Monotonic nanoseconds, see monoNow: when anything came from the process,
+	// when from the path in use, and when QUIC last wrote.
+	lastRx, pathRx, lastTx atomic.Int64
 
 	mu     sync.Mutex
 	path   udpSource         // guarded by mu: where packets go; no addr = none
 	trials []udpTrial        // guarded by mu: where they go while there is no path
 	replay [maxReplay][]byte // guarded by mu: the last datagrams, a ring
 	at     int               // guarded by mu: next slot of replay
-	worked int               // guarded by mu: largest datagram that left by a path, bytes
+	worked int               // guarded by mu: largest datagram that has left, bytes: QUIC goes on with it on any path
 }
 
 // A udpTrial is an address that packets go to before a path is proved. budget
@@ -206,10 +208,13 @@ func (u *udpMux) sort(b []byte, from udpSource) net.Addr {
 	return p.virtual
 }
 
-// credit raises what may be sent to an unnamed source by three times n bytes.
+// credit notes what came by the path, and raises what may be sent to an unnamed source by three times n bytes.
 func (p *udpPeer) credit(from udpSource, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if from.key() == p.path.key() {
+		p.pathRx.Store(monoNow())
+	}
 	for i := range p.trials {
 		if t := &p.trials[i]; t.budget >= 0 && t.to.key() == from.key() {
 			t.budget += 3 * n
@@ -226,7 +231,7 @@ func (p *udpPeer) setPath(src udpSource) bool {
 		return false
 	}
 	p.path = src
-	p.worked = 0
+	p.pathRx.Store(monoNow())
 	return true
 }
 

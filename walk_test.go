@@ -186,3 +186,34 @@ func TestWalkNewProcessEndsTheOldOnesLink(t *testing.T) {
 	}
 	waitWithin(t, answerWait+5*time.Second, func() bool { return strings.Contains(log.String(), "has ended: ") })
 }
+
+func TestWalkNewDeviceProcessEndsTheLinkToTheOldOne(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	attic := w.join("attic")
+	w.signDevice(attic, "server")
+	old, _ := attic.serve()
+	w.await(attic)
+	c := w.laptop.client()
+	pipe, err := c.openSSH(t.Context(), "attic")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	waitUntil(t, func() bool { return len(old.liveLinks()) == 1 })
+	old.mux.UDPConn.Close() // kill -9
+	attic.serve()
+	// Data tells the client at once that nobody answers; nothing but the
+	// coordinator can tell it that another process serves now.
+	if _, err := pipe.Write([]byte("SSH-2.0-test\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-pipe.lost:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the link to a dead process is kept")
+	}
+	if err := pipe.reason(); codeOf(err) != "replaced" {
+		t.Errorf("it ended with %v", err)
+	}
+}
