@@ -2,9 +2,7 @@ package main
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -174,70 +172,6 @@ func (f *flood) end() int {
 	return <-f.answered
 }
 
-// floodJunk makes junk of every kind, of recorded datagrams too.
-func floodJunk(t *testing.T, recorded [][]byte) func(i int) []byte {
-	kinds := attackJunk(coordNetInitial(t), recorded)
-	return func(i int) []byte { return kinds[i%len(kinds)].make() }
-}
-
-// A junkKind is one kind of junk; each call makes another datagram.
-type junkKind struct {
-	name string
-	make func() []byte
-}
-
-// attackJunk is all that a stranger can think of.
-func attackJunk(initial []byte, recorded [][]byte) []junkKind {
-	random := func(n int) []byte {
-		b := make([]byte, n)
-		for i := 0; i < n; i += 8 {
-			var w [8]byte
-			binary.LittleEndian.PutUint64(w[:], rand.Uint64())
-			copy(b[i:], w[:])
-		}
-		return b
-	}
-	old := func() []byte { return recorded[rand.IntN(len(recorded))] }
-	long := func(first byte, version uint32, n int) []byte {
-		b := random(n)
-		b[0] = first
-		binary.BigEndian.PutUint32(b[1:], version)
-		b[5], b[14] = 8, 8 // lengths of two connection ids
-		return b
-	}
-	other := func() []byte { // another connection id: it does not open
-		b := bytes.Clone(initial)
-		copy(b[6:], random(8))
-		return b
-	}
-	token := func() []byte { // a token where a client has none
-		b := long(0xc3, 1, 1200)
-		b[23] = 32
-		return b
-	}
-	return []junkKind{
-		{"random bytes", func() []byte { return random(1 + rand.IntN(1400)) }},
-		{"one byte", func() []byte { return random(1) }},
-		{"a sealed datagram of random bytes", func() []byte { b := random(1 + rand.IntN(1200)); b[0] = sealVersion; return b }},
-		{"an old one", old},
-		{"an old one, cut short", func() []byte { b := old(); return b[:1+rand.IntN(len(b)-1)] }},
-		{"an old one with one bit changed", func() []byte { b := bytes.Clone(old()); b[rand.IntN(len(b))] ^= 1 << rand.IntN(8); return b }},
-		{"an old one, longer", func() []byte { return append(bytes.Clone(old()), random(9)...) }},
-		{"an Initial of a stranger", func() []byte { return initial }},
-		{"an Initial that does not open", other},
-		{"an Initial cut short", func() []byte { return initial[:1+rand.IntN(len(initial)-1)] }},
-		{"an Initial with a token", token},
-		{"0-RTT", func() []byte { return long(0xd0, 1, 1200) }},
-		{"Handshake", func() []byte { return long(0xe0, 1, 1200) }},
-		{"Retry", func() []byte { return long(0xf0, 1, 1200) }},
-		{"version negotiation", func() []byte { return long(0xc0, 0, 1200) }},
-		{"an unknown version", func() []byte { return long(0xc0, 0x1a2a3a4a, 1200) }},
-		{"version 2", func() []byte { return long(0xc0, 0x6b3343cf, 1200) }},
-		{"an unknown version, small", func() []byte { return long(0xc0, 0xff00001d, 40) }},
-		{"a short header", func() []byte { b := random(1 + rand.IntN(1400)); b[0] = 0x40 | b[0]&0x3f; return b }},
-	}
-}
-
 func TestAttackFloodOfJunk(t *testing.T) {
 	n := 20_000
 	if attackSlow() {
@@ -262,15 +196,18 @@ func TestAttackFloodOfJunk(t *testing.T) {
 	w.create()
 	attic := w.join("attic")
 	w.signDevice(attic, "server")
-	device := startProc(t, file, "-device", "-dir", attic.dir, "-listen", "127.0.0.1:0")
+	device := startProc(t, file, "-device", "-v", "-dir", attic.dir, "-listen", "127.0.0.1:0")
 	port, err := strconv.ParseUint(device.word("ready on udp port "), 10, 16)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.await(attic)
-	if out, err := w.exec(w.laptop.client(), "attic", "echo in"); out != "in\n" {
+	c := w.laptop.client()
+	if out, err := w.exec(c, "attic", "echo in"); out != "in\n" {
 		t.Fatal(out, err)
 	}
+	c.close() // a link is an excuse to take memory
+	waitUntil(t, func() bool { return strings.Contains(device.said.String(), "has ended: ") })
 	var in, out [][]byte
 	for _, k := range relay.take() {
 		if isSealed(k.b) && k.in {
@@ -300,7 +237,7 @@ func TestAttackFloodOfJunk(t *testing.T) {
 		if after > before+maxFloodRSS {
 			t.Errorf("%s: has grown from %d to %d KiB", p.name, before, after)
 		}
-		if perSecond := float64(n) / took.Seconds(); perSecond < 5000 {
+		if perSecond := float64(n) / took.Seconds(); perSecond < 1000 {
 			t.Errorf("%s: takes %.0f datagrams a second", p.name, perSecond)
 		}
 	}

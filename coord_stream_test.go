@@ -452,6 +452,11 @@ func TestCoordJunkAtSocket(t *testing.T) {
 // coordNetInitial is the first packet of a real QUIC client.
 func coordNetInitial(t *testing.T) []byte {
 	t.Helper()
+	return quicInitial(t, alpnCoord)
+}
+
+func quicInitial(t *testing.T, alpn string) []byte {
+	t.Helper()
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -461,7 +466,7 @@ func coordNetInitial(t *testing.T) []byte {
 	dialed := make(chan struct{})
 	go func() {
 		defer close(dialed)
-		quic.DialAddr(ctx, pc.LocalAddr().String(), presTestIdentity(t).tlsConfig(alpnCoord, func(publicKeys) error { return nil }), coordQUICConfig())
+		quic.DialAddr(ctx, pc.LocalAddr().String(), presTestIdentity(t).tlsConfig(alpn, func(publicKeys) error { return nil }), coordQUICConfig())
 	}()
 	b := make([]byte, 2048)
 	n, _, err := pc.ReadFrom(b)

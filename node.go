@@ -20,8 +20,9 @@ type nodeConfig struct {
 	trust  *trustStore // with an anchor
 	listen string      // UDP address, "" = any port
 	hold   time.Duration
-	beat   bool       // keep presence at the coordinator
-	ssh    *sshServer // nil: may not be entered
+	beat   bool                // keep presence at the coordinator
+	ssh    *sshServer          // nil: may not be entered
+	busy   func() (end func()) // told of each link; may be nil
 	logf   func(level int, format string, args ...any)
 }
 

@@ -117,6 +117,9 @@ func (n *node) runLink(ctx context.Context, l *link) {
 	n.mu.Unlock()
 	n.poke()
 	n.logf(1, "link %s with %s is up", l.id, l.peerName())
+	if n.busy != nil {
+		defer n.busy()()
+	}
 	if l.dialed {
 		n.spawn(func() { l.startExchange(l.conn.Context()) })
 	}
