@@ -30,9 +30,6 @@ const (
 // lendWait bounds the answer of a process that should have it at hand.
 const lendWait = 5 * time.Second
 
-// acceptPause is the wait after a connection that could not be taken.
-const acceptPause = 100 * time.Millisecond
-
 // A lendRequest asks for one thing of Op: ssh, ping or status.
 type lendRequest struct {
 	Op     string `json:"op"`
@@ -100,39 +97,55 @@ func listenLend(dir string) (net.Listener, error) {
 	return ln, nil
 }
 
-// serve answers until ctx ends, and then removes the socket.
-func (l *lender) serve(ctx context.Context, dir string) {
+// serve answers until ctx ends, then removes the socket. What is lent may go on
+// for drain.
+func (l *lender) serve(ctx context.Context, dir string, drain time.Duration) {
+	lending, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
+	context.AfterFunc(ctx, func() {
+		l.ln.Close()
+		time.AfterFunc(drain, stop)
+	})
 	defer os.Remove(filepath.Join(dir, lendSocket))
-	context.AfterFunc(ctx, func() { l.ln.Close() })
 	slots := make(chan struct{}, maxLent)
-	for {
+	for l.slot(ctx, slots) {
 		c, err := l.ln.Accept()
-		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil { // too many open files: that passes
-			l.node.logf(0, "socket for the verbs: %v", err)
-			select {
-			case <-time.After(acceptPause):
-			case <-ctx.Done():
-			}
+		if err != nil {
+			<-slots
+			pause(ctx, acceptPause)
 			continue
 		}
-		uc := c.(*net.UnixConn)
-		if !ownPeer(uc) {
-			c.Close()
-			continue
-		}
-		slots <- struct{}{}
 		conns.Go(func() {
 			defer func() { <-slots }()
-			defer uc.Close()
-			l.answer(ctx, uc)
+			defer c.Close()
+			if uc := c.(*net.UnixConn); ownPeer(uc) {
+				l.answer(lending, uc)
+			}
 		})
+	}
+}
+
+// slot takes one, false when ctx has ended.
+func (l *lender) slot(ctx context.Context, slots chan struct{}) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case slots <- struct{}{}:
+		return ctx.Err() == nil
+	}
+}
+
+// acceptPause is for an Accept that fails: too many open files, as a rule.
+const acceptPause = 100 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 
