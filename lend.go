@@ -259,7 +259,7 @@ var errNoLender = errors.New("no sessio -device runs here")
 type lentConn struct {
 	*net.UnixConn
 	mu  sync.Mutex
-	in  *bufio.Reader // guarded by mu: after the answer line
+	in  *bufio.Reader // set once, under mu: after the answer line
 	err error         // guarded by mu: what the answer said
 }
 
@@ -282,15 +282,32 @@ func (c *lentConn) readAnswerLocked() (a lendAnswer, err error) {
 	return a, a.err()
 }
 
-func (c *lentConn) Read(b []byte) (int, error) {
+// Write sends to the device. Where the process beside us has refused already
+// and hung up, its answer says why.
+func (c *lentConn) Write(b []byte) (int, error) {
+	n, err := c.UnixConn.Write(b)
+	if err != nil {
+		if refused := c.answered(); refused != nil {
+			err = refused
+		}
+	}
+	return n, err
+}
+
+// answered reads the answer line, unless that is done, and returns the error
+// in it.
+func (c *lentConn) answered() error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.in == nil {
 		_, c.err = c.readAnswerLocked()
 	}
-	in, err := c.in, c.err
-	c.mu.Unlock()
-	if err != nil {
+	return c.err
+}
+
+func (c *lentConn) Read(b []byte) (int, error) {
+	if err := c.answered(); err != nil {
 		return 0, err
 	}
-	return in.Read(b)
+	return c.in.Read(b)
 }
