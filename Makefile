@@ -15,7 +15,7 @@ GOVULNCHECK  = golang.org/x/vuln/cmd/govulncheck@v1.8.0
 # How long "make fuzz" spends on each target.
 FUZZTIME    ?= 1m
 
-.PHONY: build demo test slow check vet staticcheck modules layout cross size vuln fuzz mutants qemu clean
+.PHONY: build demo test slow check vet staticcheck modules layout cross size vuln fuzz mutants qemu judge clean
 
 build: ## the program for this machine: ./sessio
 	$(BUILD) -o sessio .
@@ -29,7 +29,7 @@ test: ## every test, with the race detector
 
 slow: ## what takes minutes: mutants, fuzzing, foreign processors
 	testdata/tools.sh slow
-	$(MAKE) mutants fuzz qemu
+	$(MAKE) mutants fuzz qemu judge
 
 check: ## format, vet, staticcheck, layout, linked modules, cross builds
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt: $$unformatted"; exit 1; fi
@@ -69,6 +69,11 @@ mutants: ## each check of the trust log removed in turn: the tests must notice
 
 qemu: ## the demo's walkthrough on emulated mipsle and arm
 	testdata/qemu.sh '$(LDFLAGS)'
+
+# The scripts and the judge's tests too, here without the race detector.
+judge: build ## the program as built, with stock clients, kill -9 and /proc
+	testdata/tools.sh test
+	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio $(GO) test -timeout 10m -v -run '^(TestScripts|TestJudge|TestSlow)' . | testdata/figures.sh
 
 clean:
 	rm -rf sessio dist

@@ -109,6 +109,7 @@ func (c *coordinator) run(ctx context.Context, cfg coordConfig, out io.Writer) e
 		if err != nil {
 			return fmt.Errorf("opening HTTP port: %w", err)
 		}
+		c.server.logf("http at %s", ln.Addr())
 		loops = append(loops, func(ctx context.Context) error { return serveCoordHTTP(ctx, ln, coordPage(word)) })
 	}
 	c.sayReady(out, word)

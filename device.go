@@ -58,8 +58,13 @@ func runDevice(ctx context.Context, c deviceConfig) error {
 	})()
 	l := &lender{n, ln}
 	n.spawn(func() { reapSessions(ctx, n.sessions) })
-	l.serve(ctx, c.dir)
-	server.closeAll(c.drain)
+	var ending sync.WaitGroup
+	ending.Go(func() {
+		<-ctx.Done()
+		server.closeAll(c.drain)
+	})
+	l.serve(ctx, c.dir, c.drain)
+	ending.Wait()
 	return nil
 }
 

@@ -168,3 +168,8 @@ func TestJudgeVerbsKilled(t *testing.T) {
 	t.Parallel()
 	crashAll(t, "verb", 4)
 }
+
+func TestJudgeCoordinatorDies(t *testing.T) {
+	t.Parallel()
+	coordinatorReturns(t, false)
+}

@@ -30,9 +30,6 @@ const (
 // lendWait bounds the answer of a process that should have it at hand.
 const lendWait = 5 * time.Second
 
-// acceptPause is the wait after a connection that could not be taken.
-const acceptPause = 100 * time.Millisecond
-
 // A lendRequest asks for one thing of Op: ssh, ping or status.
 type lendRequest struct {
 	Op     string `json:"op"`
@@ -100,39 +97,55 @@ func listenLend(dir string) (net.Listener, error) {
 	return ln, nil
 }
 
-// serve answers until ctx ends, and then removes the socket.
-func (l *lender) serve(ctx context.Context, dir string) {
+// serve answers until ctx ends, then removes the socket. What is lent may go on
+// for drain.
+func (l *lender) serve(ctx context.Context, dir string, drain time.Duration) {
+	lending, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
+	context.AfterFunc(ctx, func() {
+		l.ln.Close()
+		time.AfterFunc(drain, stop)
+	})
 	defer os.Remove(filepath.Join(dir, lendSocket))
-	context.AfterFunc(ctx, func() { l.ln.Close() })
 	slots := make(chan struct{}, maxLent)
-	for {
+	for l.slot(ctx, slots) {
 		c, err := l.ln.Accept()
-		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil { // too many open files: that passes
-			l.node.logf(0, "socket for the verbs: %v", err)
-			select {
-			case <-time.After(acceptPause):
-			case <-ctx.Done():
-			}
+		if err != nil {
+			<-slots
+			pause(ctx, acceptPause)
 			continue
 		}
-		uc := c.(*net.UnixConn)
-		if !ownPeer(uc) {
-			c.Close()
-			continue
-		}
-		slots <- struct{}{}
 		conns.Go(func() {
 			defer func() { <-slots }()
-			defer uc.Close()
-			l.answer(ctx, uc)
+			defer c.Close()
+			if uc := c.(*net.UnixConn); ownPeer(uc) {
+				l.answer(lending, uc)
+			}
 		})
+	}
+}
+
+// slot takes one, false when ctx has ended.
+func (l *lender) slot(ctx context.Context, slots chan struct{}) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case slots <- struct{}{}:
+		return ctx.Err() == nil
+	}
+}
+
+// acceptPause is for an Accept that fails: too many open files, as a rule.
+const acceptPause = 100 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 
@@ -246,7 +259,7 @@ var errNoLender = errors.New("no sessio -device runs here")
 type lentConn struct {
 	*net.UnixConn
 	mu  sync.Mutex
-	in  *bufio.Reader // guarded by mu: after the answer line
+	in  *bufio.Reader // set once, under mu: after the answer line
 	err error         // guarded by mu: what the answer said
 }
 
@@ -269,15 +282,32 @@ func (c *lentConn) readAnswerLocked() (a lendAnswer, err error) {
 	return a, a.err()
 }
 
-func (c *lentConn) Read(b []byte) (int, error) {
+// Write sends to the device. Where the process beside us has refused already
+// and hung up, its answer says why.
+func (c *lentConn) Write(b []byte) (int, error) {
+	n, err := c.UnixConn.Write(b)
+	if err != nil {
+		if refused := c.answered(); refused != nil {
+			err = refused
+		}
+	}
+	return n, err
+}
+
+// answered reads the answer line, unless that is done, and returns the error
+// in it.
+func (c *lentConn) answered() error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.in == nil {
 		_, c.err = c.readAnswerLocked()
 	}
-	in, err := c.in, c.err
-	c.mu.Unlock()
-	if err != nil {
+	return c.err
+}
+
+func (c *lentConn) Read(b []byte) (int, error) {
+	if err := c.answered(); err != nil {
 		return 0, err
 	}
-	return in.Read(b)
+	return c.in.Read(b)
 }

@@ -19,7 +19,7 @@ const (
 	// maxTokens bounds the tokens remembered, about 200 bytes each.
 	maxTokens = 4096
 	// tokenWait is how long an unknown token from an authorised key waits
-	// for the ring that brings it.
+	// for the ring that brings it, and one in use for a place.
 	tokenWait = 2 * time.Second
 	// tokenTTL is how long new connections may come by a token.
 	tokenTTL = 24 * time.Hour
@@ -39,11 +39,11 @@ type sessionTable struct {
 	mu      sync.Mutex
 	entries map[sessionToken]*sessionEntry // guarded by mu
 	live    int                            // guarded by mu: connections in all
-	added   chan struct{}                  // guarded by mu: closed and made anew when a token comes
+	changed chan struct{}                  // guarded by mu: closed and made anew when a token or a place comes
 }
 
 func newSessionTable(now time.Time) *sessionTable {
-	return &sessionTable{start: now, entries: map[sessionToken]*sessionEntry{}, added: make(chan struct{})}
+	return &sessionTable{start: now, entries: map[sessionToken]*sessionEntry{}, changed: make(chan struct{})}
 }
 
 // publicID names a session where its token must not be shown.
@@ -64,8 +64,7 @@ func (t *sessionTable) add(now time.Time, token sessionToken, owner ed25519.Publ
 		t.makeRoomLocked()
 	}
 	t.entries[token] = &sessionEntry{owner: [32]byte(owner), expires: now.Sub(t.start) + ttl}
-	close(t.added)
-	t.added = make(chan struct{})
+	t.changedLocked()
 }
 
 // makeRoomLocked forgets the token that would die first of those that nobody
@@ -113,23 +112,31 @@ func (t *sessionTable) take(now time.Time, token sessionToken, owner ed25519.Pub
 		defer t.mu.Unlock()
 		e.live--
 		t.live--
+		t.changedLocked()
 	}), nil
 }
 
-// await is take, but an unknown token may still come.
+// changedLocked wakes whoever awaits. t.mu must be held.
+func (t *sessionTable) changedLocked() {
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// await is take, but an unknown token may still come, and one in use may be
+// free in a moment: a connection is over for its client before it is here.
 func (t *sessionTable) await(ctx context.Context, token sessionToken, owner ed25519.PublicKey) (release func(), err error) {
 	ctx, stop := context.WithTimeout(ctx, tokenWait)
 	defer stop()
 	for {
 		t.mu.Lock()
-		added := t.added
+		changed := t.changed
 		t.mu.Unlock()
 		release, err = t.take(time.Now(), token, owner)
-		if codeOf(err) != "token-unknown" {
+		if code := codeOf(err); code != "token-unknown" && code != "token-busy" {
 			return release, err
 		}
 		select {
-		case <-added:
+		case <-changed:
 		case <-ctx.Done():
 			return nil, err
 		}

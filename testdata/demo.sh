@@ -2,7 +2,8 @@
 # A first day with Sessio, on one machine: a coordinator, a device and a client
 # in directories of their own under one temporary one, talking over loopback.
 # Needs no root. Argument: the program. With SESSIO_RUN, words that start it
-# (an emulator), the same walk is taken by a foreign processor's build.
+# (an emulator), the same walk is taken by a foreign processor's build; with
+# SESSIO_OTHER, a login, the port is opened as that user (the device is root).
 set -euo pipefail
 export LC_ALL=C
 
@@ -29,6 +30,7 @@ trap 'exit 130' INT TERM
 # What a machine's owner has is no part of the demo.
 unset SESSIO_DIR SSH_AUTH_SOCK
 me=$(id -un)
+other=${SESSIO_OTHER:-$me}
 
 began=${EPOCHREALTIME/[.,]/}
 say() { printf '%6d ms  %s\n' $(((${EPOCHREALTIME/[.,]/} - began) / 1000)) "$*"; }
@@ -67,15 +69,15 @@ mkdir -p "$work"/{vps,laptop,attic}
 ssh-keygen -q -t ed25519 -N '' -f "$work/laptop/id_ed25519"
 
 say "# a coordinator"
-stay vps s1/ -coordinator -udp 127.0.0.1:0
+stay vps s1/ -coordinator -udp 127.0.0.1:0 -http 127.0.0.1:0
 coord=$(grep -o 's1/[^ ]*' "$work/vps.log" | tail -n 1)
 
 say "# an account, whose first machine is the laptop"
 at laptop account create -key "$work/laptop/id_ed25519" -name laptop "$coord"
 
 say "# a ticket, and a machine that joins by it"
-say "laptop\$ sessio ticket -name attic -users $me"
-join=$(on laptop "${run[@]}" ticket -name attic -users "$me" 2>/dev/null)
+say "laptop\$ sessio ticket -name attic -users $me,$other"
+join=$(on laptop "${run[@]}" ticket -name attic -users "$me,$other" 2>/dev/null)
 indent <<<"$join"
 at attic join -no-wait "${join##* }"
 
@@ -93,6 +95,19 @@ say "# the same with stock ssh"
 on laptop "${run[@]}" ssh-config | sed "s|ProxyCommand |ProxyCommand ${SESSIO_RUN:-} |" >"$work/laptop/ssh_config"
 say "laptop\$ ssh attic.sessio 'echo hello again'"
 on laptop ssh -F "$work/laptop/ssh_config" attic.sessio 'echo hello again' 2>&1 | indent
+
+say "# a port here that leads to one there"
+http=$(sed -n 's/.*http at //p' "$work/vps.log")
+stay laptop forwarding forward start -l "$other" attic "127.0.0.1:0:$http"
+here=$(sed -n 's/.*forwarding 127.0.0.1:\([0-9]*\) .*/\1/p' "$work/laptop.log")
+say "laptop\$ curl http://127.0.0.1:$here/healthz"
+exec 3<>"/dev/tcp/127.0.0.1/$here"
+printf 'GET /healthz HTTP/1.0\r\n\r\n' >&3
+tail -n 1 <&3 | indent
+exec 3>&-
+kill "${pids[-1]}"
+wait "${pids[-1]}" || [ $? = 143 ]
+unset 'pids[-1]'
 
 say "# how things stand"
 at laptop status
