@@ -278,6 +278,23 @@ func (c *lentConn) readAnswerLocked() (a lendAnswer, err error) {
 	return a, a.err()
 }
 
+// Write fails where the device process has refused: its answer says why.
+func (c *lentConn) Write(b []byte) (int, error) {
+	n, err := c.UnixConn.Write(b)
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+		return n, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.in == nil {
+		_, c.err = c.readAnswerLocked()
+	}
+	if c.err != nil {
+		err = c.err
+	}
+	return n, err
+}
+
 func (c *lentConn) Read(b []byte) (int, error) {
 	c.mu.Lock()
 	if c.in == nil {
