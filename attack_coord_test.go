@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"net/netip"
 	"sync"
 	"testing"
@@ -32,7 +33,7 @@ type attackHooks struct {
 	// or something else.
 	reply func(peer *coordPeer, op byte, reply, asked []byte) []byte
 	// stream may take a request over: true when it has.
-	stream func(op byte, st *quic.Stream) bool
+	stream func(op byte, st io.ReadWriteCloser) bool
 	// datagram gets what the honest one would send and returns what goes out;
 	// nil = nothing does.
 	datagram func(to deviceID, h msgHead, rest []byte) []byte

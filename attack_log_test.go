@@ -4,12 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/quic-go/quic-go"
 )
 
 // These tests serve false logs from a hostile coordinator, over real QUIC, to
@@ -383,7 +382,7 @@ func TestAttackCoordinatorSendsOversizedReplies(t *testing.T) {
 	} {
 		sent.Store(0)
 		done := make(chan struct{})
-		c.turn(attackHooks{stream: func(_ byte, st *quic.Stream) bool {
+		c.turn(attackHooks{stream: func(_ byte, st io.ReadWriteCloser) bool {
 			defer close(done)
 			_, err := st.Write(head)
 			for junk := make([]byte, 1<<16); err == nil; {
