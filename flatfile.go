@@ -13,6 +13,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 )
 
 // replaceFile sets the content of file, whole or not at all. A file that
@@ -66,7 +68,30 @@ func writeTemp(file string, content []byte, perm fs.FileMode) (string, error) {
 		os.Remove(f.Name())
 		return "", fmt.Errorf("writing %s: %w", file, err)
 	}
+	sweepTemps(file, f.Name())
 	return f.Name(), nil
+}
+
+// staleTemp is how much older than a new one a temporary file is that kill -9
+// has left: no write takes so long.
+const staleTemp = time.Hour
+
+// sweepTemps removes what processes that were killed have left of file. What
+// cannot be removed does no harm.
+func sweepTemps(file, newest string) {
+	now, err := os.Stat(newest)
+	if err != nil {
+		return
+	}
+	entries, _ := os.ReadDir(filepath.Dir(file))
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "."+filepath.Base(file)+".tmp") {
+			continue
+		}
+		if info, err := e.Info(); err == nil && now.ModTime().Sub(info.ModTime()) > staleTemp {
+			os.Remove(filepath.Join(filepath.Dir(file), e.Name()))
+		}
+	}
 }
 
 // An entryLog is a file that only grows. An entry is its length (4 bytes, big
