@@ -70,10 +70,10 @@ mutants: ## each check of the trust log removed in turn: the tests must notice
 qemu: ## the demo's walkthrough on emulated mipsle and arm
 	testdata/qemu.sh '$(LDFLAGS)'
 
-# The scripts and the judge's tests too, here without the race detector.
+# With the scripts and the judge's quick tests: here the built program takes them.
 judge: build ## the program as built, with stock clients, kill -9 and /proc
 	testdata/tools.sh test
-	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio $(GO) test -timeout 10m -v -run '^(TestScripts|TestJudge|TestSlow)' . | testdata/figures.sh
+	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio $(GO) test -timeout 10m -v -run '^(TestScripts|TestJudge|TestSlow)' .
 
 clean:
 	rm -rf sessio dist

@@ -111,7 +111,7 @@ func TestAttackClientUsesAnothersToken(t *testing.T) {
 		t.Fatalf("the laptop itself: %q, %v", banner, err)
 	}
 	for name, token := range map[string]sessionToken{"the laptop's": stolen, "one that nobody made": attackToken()} {
-		pl.setToken(time.Now(), token, 0)
+		pl.setToken(time.Now(), token, 0, 0)
 		began := time.Now()
 		_, err := pl.trySSH()
 		attackDenied(t, name, err, "token-unknown")
@@ -140,7 +140,7 @@ func TestAttackTokenBeforeItsRing(t *testing.T) {
 		t.Fatal(err)
 	}
 	ring := ringMsg{call: callID{1}, token: attackToken(), ttl: 60, keys: phone.id.keys, instance: newInstanceID()}
-	pl.setToken(time.Now(), ring.token, 0)
+	pl.setToken(time.Now(), ring.token, 0, 0)
 	done := make(chan error, 1)
 	go func() { _, err := pl.trySSH(); done <- err }()
 	waitUntil(t, func() bool { return pl.streamCount() == 1 })

@@ -43,7 +43,7 @@ func TestAttackStrangerMayOnlyExchangeTheLog(t *testing.T) {
 		t.Fatalf("no link to exchange the log by: %v\n%s", err, log)
 	}
 	// Each try on a link of its own: attic may end one that brings nothing.
-	l.setToken(time.Now(), <-token, 0)
+	l.setToken(time.Now(), <-token, 0, 0)
 	_, err = l.trySSH()
 	attackDenied(t, "a session", err, "denied")
 	c.turn(attackHooks{})

@@ -179,7 +179,7 @@ func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg,
 	if err != nil {
 		return nil, err
 	}
-	l.setToken(now, m.token, time.Duration(m.ttl)*time.Second)
+	l.setToken(now, m.token, time.Duration(m.ttl)*time.Second, 0)
 	n.startLink(l)
 	return l, nil
 }

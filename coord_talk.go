@@ -42,6 +42,7 @@ type coordTalk struct {
 	cands   func() []netip.AddrPort
 
 	observed netip.AddrPort // where the coordinator sees us
+	place    netip.AddrPort // where it did when a beat last counted
 	heardAt  time.Time      // when it last proved to be there
 	offset   time.Duration  // its clock minus ours, when last heard
 	nextBeat time.Time
@@ -50,7 +51,8 @@ type coordTalk struct {
 
 	onHead    func(seq uint64, head [32]byte) // its log's head
 	onRing    func(now time.Time, m *ringMsg)
-	onRefused func(m *refuseMsg) // a beat was refused
+	onPlace   func(at netip.AddrPort) // a beat counts, from a new address; may be nil
+	onRefused func(m *refuseMsg)      // a beat was refused
 	rings     map[callID]time.Time
 	left      map[instanceID]replayWindow // of the coordinator's former instances
 }
@@ -246,7 +248,10 @@ func (c *coordTalk) beatAck(now time.Time, rest []byte) {
 	if err != nil {
 		return
 	}
-	c.observed, c.cookie, c.tries = m.observed, m.cookie, 0
+	if c.onPlace != nil && m.observed != c.place {
+		c.onPlace(m.observed)
+	}
+	c.place, c.observed, c.cookie, c.tries = m.observed, m.observed, m.cookie, 0
 	c.offset = time.Unix(m.time, 0).Sub(now)
 	c.nextBeat = now.Add(beatEvery - mrand.N(beatEvery/5))
 	if m.seq != never {

@@ -286,7 +286,7 @@ func (c *lentConn) readAnswerLocked() (a lendAnswer, err error) {
 // and hung up, its answer says why.
 func (c *lentConn) Write(b []byte) (int, error) {
 	n, err := c.UnixConn.Write(b)
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
 		if refused := c.answered(); refused != nil {
 			err = refused
 		}

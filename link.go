@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -48,14 +49,14 @@ type link struct {
 	questioned time.Time  // guarded by the owner's lock: when asked whether it still lives
 
 	mu      sync.Mutex
-	token   sessionToken         // guarded by mu: the newest
-	tokenAt time.Time            // guarded by mu: when it came
-	tokenIn time.Duration        // guarded by mu: its lifetime
-	uses    map[sessionToken]int // guarded by mu: our streams by token
-	streams int                  // guarded by mu: SSH streams, both directions
-	pulls   sync.WaitGroup       // goroutines that serve it
-	cause   error                // guarded by mu: why it ended
-	known   chan struct{}        // closed when the first exchange of the log is over
+	token   sessionToken   // guarded by mu: the newest
+	tokenAt time.Time      // guarded by mu: when it came
+	tokenIn time.Duration  // guarded by mu: its lifetime
+	tokenNo int            // guarded by mu: SSH connections that came by it
+	streams int            // guarded by mu: SSH streams, both directions
+	pulls   sync.WaitGroup // goroutines that serve it
+	cause   error          // guarded by mu: why it ended
+	known   chan struct{}  // closed when the first exchange of the log is over
 	knownAt sync.Once
 }
 
@@ -113,7 +114,7 @@ func newLink(owner linkOwner, conn *quic.Conn, proc *peerProc, dialed bool) (*li
 		return nil, err
 	}
 	return &link{id: hex.EncodeToString(id), owner: owner, conn: conn, proc: proc, peer: keys, device: keys.deviceID(),
-		dialed: dialed, opened: time.Now(), uses: map[sessionToken]int{}, known: make(chan struct{})}, nil
+		dialed: dialed, opened: time.Now(), known: make(chan struct{})}, nil
 }
 
 // close ends the link for both ends with a stable code.
@@ -294,16 +295,12 @@ func (l *link) openSSH(ctx context.Context) (*linkStream, error) {
 	}
 	s, err := openStream(ctx, l.conn, streamHead{streamSSH, streamVersion, token[:]})
 	if err != nil {
-		l.dropToken(token)
 		return nil, err
 	}
 	l.countStream(1)
-	c := l.netConn(s, sync.OnceFunc(func() {
-		l.countStream(-1)
-		l.dropToken(token)
-	}))
+	c := l.netConn(s, sync.OnceFunc(func() { l.countStream(-1) }))
 	c.failed = func(err error) {
-		if code := codeOf(err); code == "token-busy" || code == "token-unknown" || code == "token-expired" || code == "token-revoked" {
+		if strings.HasPrefix(codeOf(err), "token-") {
 			l.forgetToken(token)
 		}
 	}
@@ -311,7 +308,7 @@ func (l *link) openSSH(ctx context.Context) (*linkStream, error) {
 }
 
 // forgetToken makes the next connection ask for a token of its own: the device
-// does not know this one, whatever the coordinator said, or does no more.
+// does not take this one, whatever the coordinator said, or does no more.
 func (l *link) forgetToken(t sessionToken) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -321,24 +318,22 @@ func (l *link) forgetToken(t sessionToken) {
 }
 
 // takeToken returns a token with room for one more connection: the newest, or
-// a new one that the device makes.
+// a new one that the device makes. Each is used maxPerToken times and then no
+// more: when a connection is over at the device, which waits for what it has
+// hung up on, is not known here.
 func (l *link) takeToken(ctx context.Context) (sessionToken, error) {
 	l.mu.Lock()
-	if t := l.token; l.tokenGoodLocked(time.Now()) && l.uses[t] < maxPerToken {
-		l.uses[t]++
-		l.mu.Unlock()
-		return t, nil
+	if l.tokenGoodLocked(time.Now()) {
+		defer l.mu.Unlock()
+		l.tokenNo++
+		return l.token, nil
 	}
 	l.mu.Unlock()
 	t, ttl, err := l.askToken(ctx)
-	if err != nil {
-		return t, err
+	if err == nil {
+		l.setToken(time.Now(), t, ttl, 1)
 	}
-	l.setToken(time.Now(), t, ttl)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.uses[t]++
-	return t, nil
+	return t, err
 }
 
 // tokenGoodLocked reports whether the newest token is still good, with a good
@@ -346,7 +341,7 @@ func (l *link) takeToken(ctx context.Context) (sessionToken, error) {
 // monotonic one stands still while the machine sleeps, the other may be set.
 func (l *link) tokenGoodLocked(now time.Time) bool {
 	age := max(now.Sub(l.tokenAt), now.Round(0).Sub(l.tokenAt.Round(0)))
-	return l.token != (sessionToken{}) && age < l.tokenIn/2
+	return l.token != (sessionToken{}) && l.tokenNo < maxPerToken && age < l.tokenIn/2
 }
 
 func (l *link) askToken(ctx context.Context) (t sessionToken, ttl time.Duration, err error) {
@@ -379,22 +374,15 @@ func (l *link) askControl(ctx context.Context, request byte, b []byte) error {
 	return nil
 }
 
-// setToken takes a token that has just come; ttl 0 is the longest there is.
-func (l *link) setToken(now time.Time, t sessionToken, ttl time.Duration) {
+// setToken takes a token that has just come, and was used so often since; ttl 0
+// is the longest there is.
+func (l *link) setToken(now time.Time, t sessionToken, ttl time.Duration, used int) {
 	if ttl <= 0 {
 		ttl = tokenTTL
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.token, l.tokenAt, l.tokenIn = t, now, ttl
-}
-
-func (l *link) dropToken(t sessionToken) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.uses[t]--; l.uses[t] <= 0 {
-		delete(l.uses, t)
-	}
+	l.token, l.tokenNo, l.tokenAt, l.tokenIn = t, used, now, ttl
 }
 
 // netConn dresses a stream as net.Conn with the path's addresses.

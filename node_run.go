@@ -57,6 +57,7 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		cands: n.candidates,
 		calls: map[callID]*coordCall{}, rings: map[callID]time.Time{}, left: map[instanceID]replayWindow{},
 		onHead: n.headSeen, onRing: n.rung,
+		onPlace:   func(at netip.AddrPort) { n.logf(0, "the coordinator knows this machine, at %v", at) },
 		onRefused: func(m *refuseMsg) { n.logf(0, "coordinator: %v", refusalOf(m, "this machine")) },
 	}
 	n.tr = &quic.Transport{Conn: n.mux.packetConn(), ConnectionIDLength: 8, DisableVersionNegotiationPackets: true}

@@ -192,8 +192,8 @@ const (
 // ended by itself, what it left behind only gets SIGHUP, so that a daemon that
 // was started with nohup lives on when the client does not wait for its pipes.
 func (c *sshChild) hangup() {
+	leaderAlive := !c.ended() // now: a terminal that closes is its end
 	c.closeIO()
-	leaderAlive := !c.ended()
 	c.signalSession(syscall.SIGHUP)
 	c.signalSession(syscall.SIGCONT) // the stopped ones hear it only then
 	if !leaderAlive {

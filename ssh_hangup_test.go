@@ -76,6 +76,13 @@ func TestSSHDHangupKill(t *testing.T) {
 	sshdLose(t, []string{"-tt", "h"}, "(trap '' HUP; sleep 1000) &\ntrap '' HUP\nnohup sleep 1001 &\necho u''p\n", 3)
 }
 
+// TestSSHDHangupKillAll: so is what is deaf where the shell itself is not, and
+// dies of the closing terminal before we look.
+func TestSSHDHangupKillAll(t *testing.T) {
+	t.Parallel()
+	sshdLose(t, []string{"-tt", "h"}, "nohup sleep 1000 >/dev/null 2>&1 &\necho u''p\n", 2)
+}
+
 func sshdLose(t *testing.T, args []string, input string, members int) {
 	d := startSSHD(t, nil)
 	cmd := d.ssh(args...)

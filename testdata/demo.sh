@@ -86,7 +86,7 @@ at laptop trust pending
 at laptop trust sign attic
 
 say "# the machine serves"
-stay attic 'ready on udp' -device
+stay attic 'the coordinator knows this machine' -device
 
 say "# a command over the direct path"
 at laptop run attic -- 'echo "hello from $(uname -n), to ${SSH_CONNECTION%% *}"'
