@@ -6,11 +6,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 )
+
+// attackSlow reports that the tests may take their full length: make slow.
+func attackSlow() bool { return os.Getenv("SESSIO_SLOW") != "" }
 
 // maxCoordBytes is what may pass the coordinator's port while a client and a
 // device meet and move any number of bytes between them.

@@ -17,9 +17,6 @@ import (
 
 // This file floods the two UDP ports of real processes with junk.
 
-// attackSlow reports that the tests may take their full length: make slow.
-func attackSlow() bool { return os.Getenv("SESSIO_SLOW") != "" }
-
 // maxFloodRSS is how much a flood may add to a process, in KiB.
 const maxFloodRSS = 2 << 10
 

@@ -229,3 +229,39 @@ func TestAttackRingWithAnotherPathKey(t *testing.T) {
 		s.wantNothing("a ping by who is not the laptop", ping)
 	}
 }
+
+// The coordinator says that attic has a new process, while a link is looking
+// for its path. Only attic's own word ends the link: it finds its path again.
+func TestAttackAnswersWithAFalseInstanceEndNoLink(t *testing.T) {
+	t.Parallel()
+	r := newReplayWorld(t)
+	links := r.laptopClient.node.liveLinks()
+	if len(links) != 1 {
+		t.Fatalf("%d links", len(links))
+	}
+	l := links[0]
+	lied := make(chan struct{}, 16)
+	r.coord.turn(onAnswer(func(m *answerMsg) {
+		m.instance = newInstanceID()
+		lied <- struct{}{}
+	}))
+	r.toAttic.filter(func(attackKept) bool { return true })
+	n := r.laptopClient.node
+	n.mu.Lock()
+	l.proc.finder.lose(time.Now())
+	n.mu.Unlock()
+	n.poke()
+	<-lied // the link has asked to be introduced again
+	go r.laptopClient.openSSH(t.Context(), "attic")
+	<-lied // and so has a verb
+	r.toAttic.filter(nil)
+	waitUntil(t, func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return l.proc.finder.best != nil || l.conn.Context().Err() != nil
+	})
+	r.exchangeHello()
+	if err := l.conn.Context().Err(); err != nil {
+		t.Errorf("the link has ended: %v", l.err())
+	}
+}

@@ -101,6 +101,37 @@ func TestAttackJoinIsShownAnotherAccount(t *testing.T) {
 	}
 }
 
+// A machine that joins leaves a coordinator that never stops sending, however
+// right the form of what it sends.
+func TestAttackJoinIsSentRecordsWithoutEnd(t *testing.T) {
+	t.Parallel()
+	w, c := newAttackWorld(t)
+	word := w.ticket("-name", "attic")
+	honest := c.log(w.acct())
+	stranger := attackSigner(t)
+	var f attackFlood
+	c.turn(f.pages(func(from uint64) (page [][]byte) {
+		if from == 0 {
+			page = append(page, honest[0])
+		}
+		for n := from + uint64(len(page)); len(page) < 16; n++ {
+			st := &statement{acct: w.acct(), seq: n, prev: stmtHash{1}, time: time.Now().Unix(), op: "later", extra: []string{"x " + strings.Repeat("x", 3000)}}
+			rec, err := signRecord(st.append(nil), stranger)
+			if err != nil {
+				t.Error(err)
+			}
+			page = append(page, rec)
+		}
+		return page
+	}))
+	if said, err := w.machine("attic").verb("join", "-no-wait", word); err == nil {
+		t.Errorf("joined\n%s", said)
+	}
+	if f.requests.Load() > 3 || f.bytes.Load() > maxCoordBody {
+		t.Errorf("%d requests, %d bytes taken", f.requests.Load(), f.bytes.Load())
+	}
+}
+
 // That the coordinator says "signed" signs nobody.
 func TestAttackJoinIsToldThatItIsSigned(t *testing.T) {
 	t.Parallel()

@@ -133,30 +133,22 @@ func (j *joining) enter(ctx context.Context, cc *coordClient) error {
 	if err != nil {
 		return err
 	}
-	records, err := cc.fetchAll(ctx, j.word.acct, 0, nil)
+	genesis, err := cc.fetchGenesis(ctx, j.word.acct, nil)
 	if err != nil {
 		return fmt.Errorf("fetching the log: %w", err)
 	}
-	if len(records) == 0 {
-		return errors.New("the coordinator shows nothing of the account")
-	}
-	if err := j.checkGenesis(records[0]); err != nil {
+	if err := j.checkGenesis(genesis); err != nil {
 		return err
 	}
 	if err := j.trust.setAnchor(anchor{j.word.acct, j.word.addr, keys}); err != nil {
 		return err
 	}
-	_, err = j.trust.add(records...)
-	return err
+	return fetchInto(ctx, cc, j.trust)
 }
 
 // checkGenesis compares the account that the coordinator shows with the one
 // that the ticket pins.
-func (j *joining) checkGenesis(raw []byte) error {
-	rec, err := parseRecord(raw)
-	if err != nil {
-		return fmt.Errorf("the coordinator's log: %w", err)
-	}
+func (j *joining) checkGenesis(rec *trustRecord) error {
 	if got := acctID(rec.hash); got != j.word.acct {
 		return withHint(coded("wrong-account", "WRONG ACCOUNT: the coordinator shows %s, the ticket pins %s; this machine has joined nothing",
 			acctWords(got), acctWords(j.word.acct)), "somebody stands between you and your account: do not sign anything, look at the coordinator")

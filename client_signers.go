@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -324,21 +323,10 @@ func (r *recovering) recover(ctx context.Context, a *acting, word coordWord) err
 
 // fetchByProof gets the log of an account that this machine need not be in.
 func (a *acting) fetchByProof(ctx context.Context, word coordWord, recovery ssh.Signer) error {
-	var from uint64
-	if st := a.trust.state(); st != nil {
-		from = st.seq() + 1
-	}
-	records, err := a.cc.fetchAll(ctx, word.acct, from, recovery)
-	if err != nil {
-		return withHint(fmt.Errorf("fetching the log: %w", err), "is it the recovery key of this account?")
-	}
-	if from == 0 {
-		if len(records) == 0 {
-			return errors.New("the coordinator shows nothing of the account")
-		}
-		rec, err := parseRecord(records[0])
+	if a.trust.state() == nil {
+		rec, err := a.cc.fetchGenesis(ctx, word.acct, recovery)
 		if err != nil {
-			return err
+			return noLogByProof(err)
 		}
 		if acctID(rec.hash) != word.acct {
 			return coded("wrong-account", "WRONG ACCOUNT: the coordinator shows %s, the word says %s", acctWords(acctID(rec.hash)), acctWords(word.acct))
@@ -351,8 +339,15 @@ func (a *acting) fetchByProof(ctx context.Context, word coordWord, recovery ssh.
 			return err
 		}
 	}
-	_, err = a.trust.add(records...)
-	return err
+	return noLogByProof(fetchIntoBy(ctx, a.cc, a.trust, recovery))
+}
+
+// noLogByProof adds what a refusal may mean.
+func noLogByProof(err error) error {
+	if codeOf(err) != "denied" {
+		return err
+	}
+	return withHint(fmt.Errorf("fetching the log: %w", err), "is it the recovery key of this account?")
 }
 
 // enrol makes this machine a client, if it is not in the log. The recovery key

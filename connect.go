@@ -158,12 +158,12 @@ func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg,
 	now := time.Now()
 	named := append([]netip.AddrPort{m.target}, m.cands...)
 	n.mu.Lock()
-	n.endReplacedLocked(dev.id, m.instance)
 	q, err := n.peers.proc(now, dev.keys, m.instance, true)
 	if err != nil {
 		n.mu.Unlock()
 		return nil, err
 	}
+	n.succeedLocked(dev.id, q)
 	q.idleAt = now
 	old := n.linkOfLocked(q)
 	q.finder.introduce(now, named)
@@ -208,12 +208,12 @@ func giveUpSilent(ctx context.Context, stop context.CancelCauseFunc, said chan i
 	}
 }
 
-// endReplacedLocked ends links to processes that the device no longer serves
-// from: a new one answers now.
-func (n *node) endReplacedLocked(id deviceID, serving instanceID) {
+// succeedLocked has links to other processes of the device end once q, which
+// the coordinator says serves now, has shown that it does.
+func (n *node) succeedLocked(id deviceID, q *peerProc) {
 	for l := range n.links {
-		if l.device == id && l.dialed && l.proc.instance != serving {
-			n.endLinkLocked(l, "replaced")
+		if l.device == id && l.dialed && l.proc != q {
+			l.successor = q
 		}
 	}
 }

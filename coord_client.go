@@ -138,27 +138,35 @@ func (c *coordClient) fetchEach(ctx context.Context, acct acctID, from uint64, r
 	}
 }
 
-// fetchAll returns what fetchEach gets, with its numbers in order and nothing
-// else judged.
-func (c *coordClient) fetchAll(ctx context.Context, acct acctID, from uint64, recovery ssh.Signer) (records [][]byte, err error) {
-	err = c.fetchEach(ctx, acct, from, recovery, func(page [][]byte) error {
-		for _, raw := range page {
-			rec, err := parseRecord(raw)
-			if err != nil {
-				return err
-			}
-			if seq := from + uint64(len(records)); rec.stmt.seq != seq || seq >= maxRecords {
-				return fmt.Errorf("the coordinator sends record %d where %d was asked for", rec.stmt.seq, seq)
-			}
-			records = append(records, raw)
-		}
-		return nil
+// fetchGenesis returns the account's first record: it says whether the account
+// is the one that is meant.
+func (c *coordClient) fetchGenesis(ctx context.Context, acct acctID, recovery ssh.Signer) (*trustRecord, error) {
+	var first [][]byte
+	enough := errors.New("enough")
+	err := c.fetchEach(ctx, acct, 0, recovery, func(page [][]byte) error {
+		first = page
+		return enough
 	})
-	return records, err
+	if err != enough {
+		return nil, err
+	}
+	if len(first) == 0 {
+		return nil, errors.New("the coordinator shows nothing of the account")
+	}
+	rec, err := parseRecord(first[0])
+	if err != nil {
+		return nil, fmt.Errorf("the coordinator's log: %w", err)
+	}
+	return rec, nil
 }
 
 // fetchInto gets what the store's log lacks. The store judges it.
 func fetchInto(ctx context.Context, c *coordClient, t *trustStore) error {
+	return fetchIntoBy(ctx, c, t, nil)
+}
+
+// fetchIntoBy is fetchInto for who has the recovery key.
+func fetchIntoBy(ctx context.Context, c *coordClient, t *trustStore, recovery ssh.Signer) error {
 	a, ok := t.anchor()
 	if !ok {
 		return errors.New("this machine belongs to no account yet")
@@ -168,7 +176,7 @@ func fetchInto(ctx context.Context, c *coordClient, t *trustStore) error {
 		from = s.seq() + 1
 	}
 	var beside error
-	err := c.fetchEach(ctx, a.acct, from, nil, func(page [][]byte) error {
+	err := c.fetchEach(ctx, a.acct, from, recovery, func(page [][]byte) error {
 		res, err := t.addAll(page)
 		from += uint64(len(page))
 		switch n := res.appended + res.kept; {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"fmt"
 	"net/netip"
 	"sync"
 	"testing"
@@ -167,4 +169,23 @@ func (s *coordTestServer) ask(keys publicKeys, op byte, q payload) ([]byte, stri
 		s.t.Errorf("an error without code: %v", err)
 	}
 	return body, codeOf(err)
+}
+
+// fetchAll returns what fetchEach gets, with its numbers in order and nothing
+// else judged.
+func (c *coordClient) fetchAll(ctx context.Context, acct acctID, from uint64, recovery ssh.Signer) (records [][]byte, err error) {
+	err = c.fetchEach(ctx, acct, from, recovery, func(page [][]byte) error {
+		for _, raw := range page {
+			rec, err := parseRecord(raw)
+			if err != nil {
+				return err
+			}
+			if seq := from + uint64(len(records)); rec.stmt.seq != seq || seq >= maxRecords {
+				return fmt.Errorf("the coordinator sends record %d where %d was asked for", rec.stmt.seq, seq)
+			}
+			records = append(records, raw)
+		}
+		return nil
+	})
+	return records, err
 }

@@ -47,6 +47,7 @@ type link struct {
 
 	recall     linkRecall // guarded by the owner's lock
 	questioned time.Time  // guarded by the owner's lock: when asked whether it still lives
+	successor  *peerProc  // guarded by the owner's lock: what serves now, says the coordinator
 
 	mu      sync.Mutex
 	token   sessionToken   // guarded by mu: the newest

@@ -167,7 +167,7 @@ func (n *node) tickLinksLocked(now time.Time) (next time.Time) {
 		heard := l.proc.heard()
 		silent := l.proc.finder.best == nil || l.proc.finder.best.missed > 0
 		switch {
-		case l.proc.finder.replaced():
+		case l.proc.finder.replaced(), l.successor != nil && l.successor.finder.best != nil:
 			n.endLinkLocked(l, "replaced")
 		case silent && heard >= n.hold:
 			n.endLinkLocked(l, "held-out")
@@ -215,13 +215,19 @@ func (n *node) recallLocked(now time.Time, l *link) (next time.Time) {
 }
 
 // recalledLocked takes the answer: the process at the other end is the same,
-// and is looked for at its new addresses, or another serves now.
+// and is looked for at its new addresses, or another serves now. That ends the
+// link when the other has answered a ping, not on the coordinator's word.
 func (n *node) recalledLocked(now time.Time, l *link, m *answerMsg) {
-	if m.instance != l.proc.instance {
-		n.endLinkLocked(l, "replaced")
-		return
+	q := l.proc
+	if m.instance != q.instance {
+		var err error
+		if q, err = n.peers.proc(now, l.peer, m.instance, false); err != nil {
+			n.logf(1, "link %s: %v", l.id, err)
+			return
+		}
+		q.idleAt, l.successor = now, q
 	}
-	l.proc.finder.introduce(now, append([]netip.AddrPort{m.target}, m.cands...))
+	q.finder.introduce(now, append([]netip.AddrPort{m.target}, m.cands...))
 }
 
 // endLinkLocked closes a link without holding the lock for it.
