@@ -86,7 +86,7 @@ func (r *stmtReader) nonce() (nonce [16]byte) {
 	}
 	n, err := hex.DecodeString(v)
 	if err != nil || len(n) != len(nonce) || strings.ToLower(v) != v {
-		r.fail("nonce %.80q is not 32 lower-case hex digits", v)
+		r.fail("nonce %q is not 32 lower-case hex digits", v)
 		return nonce
 	}
 	return [16]byte(n)
@@ -95,7 +95,7 @@ func (r *stmtReader) nonce() (nonce [16]byte) {
 func (r *stmtReader) id(key string, prefix byte) string {
 	v := r.value(key)
 	if r.err == nil && !validID(v, prefix) {
-		r.fail("%s %.80q is no id", key, v)
+		r.fail("%s %q is no id", key, v)
 	}
 	return v
 }
@@ -104,7 +104,7 @@ func (r *stmtReader) deviceIDs() []deviceID {
 	var ids []deviceID
 	for _, v := range r.values("device", maxRevokes) {
 		if !validID(v, 'd') {
-			r.fail("device %.80q is no id", v)
+			r.fail("device %q is no id", v)
 			return nil
 		}
 		ids = append(ids, deviceID(v))
@@ -115,7 +115,7 @@ func (r *stmtReader) deviceIDs() []deviceID {
 func (r *stmtReader) reason() string {
 	v := r.value("reason")
 	if r.err == nil && !slices.Contains(revokeReasons, v) {
-		r.fail("reason %.80q is none of %s", v, strings.Join(revokeReasons, ", "))
+		r.fail("reason %q is none of %s", v, strings.Join(revokeReasons, ", "))
 	}
 	return v
 }
@@ -123,7 +123,7 @@ func (r *stmtReader) reason() string {
 func (r *stmtReader) name() string {
 	v := r.value("name")
 	if r.err == nil && !validName(v) {
-		r.fail("name %.80q is not allowed", v)
+		r.fail("name %q is not allowed", v)
 	}
 	return v
 }
@@ -186,7 +186,7 @@ func (r *stmtReader) base64(key, text string) []byte {
 	}
 	b, err := base64.StdEncoding.DecodeString(text)
 	if err != nil || b64(b) != text || len(b) == 0 {
-		r.fail("%s %.80q is not base64", key, text)
+		r.fail("%s %q is not base64", key, text)
 		return nil
 	}
 	return b
@@ -243,23 +243,23 @@ func (r *stmtReader) signerLine(v string) (l signerLine) {
 		return l
 	}
 	if len(f) < 4 {
-		r.fail("signer %.80q has too few fields", v)
+		r.fail("signer %q has too few fields", v)
 		return l
 	}
 	l = signerLine{id: signerID(f[0]), kind: f[1], powers: f[2], label: f[3]}
 	switch {
 	case !validID(f[0], 's'):
-		r.fail("signer %.80q is no id", f[0])
+		r.fail("signer %q is no id", f[0])
 	case !slices.Contains(signerPowers, l.powers):
-		r.fail("signer with powers %.80q, not d, s, ds or r", l.powers)
+		r.fail("signer with powers %q, not d, s, ds or r", l.powers)
 	case !validName(l.label):
-		r.fail("signer with label %.80q, which is not allowed", l.label)
+		r.fail("signer with label %q, which is not allowed", l.label)
 	case l.kind == signerSSH && len(f) == 6:
 		r.sshMaterial(&l, f[4], f[5])
 	case l.kind == signerWebauthn && len(f) == 8:
 		r.webauthnMaterial(&l, f[4:])
 	default:
-		r.fail("signer of kind %.80q with %d fields", l.kind, len(f))
+		r.fail("signer of kind %q with %d fields", l.kind, len(f))
 	}
 	return l
 }
@@ -274,7 +274,7 @@ func (r *stmtReader) sshMaterial(l *signerLine, typ, text string) {
 		return
 	}
 	if key.Type() != typ {
-		r.fail("signer %s: type %.80q for a key of type %s", l.id, typ, key.Type())
+		r.fail("signer %s: type %q for a key of type %s", l.id, typ, key.Type())
 	}
 }
 
@@ -284,11 +284,11 @@ func (r *stmtReader) webauthnMaterial(l *signerLine, f []string) {
 	l.credential = r.base64("credential id", f[2])
 	l.key = r.base64("COSE key", f[3])
 	if !inSet(l.rpID, 253, "abcdefghijklmnopqrstuvwxyz0123456789.-") {
-		r.fail("signer %s: relying party %.80q", l.id, l.rpID)
+		r.fail("signer %s: relying party %q", l.id, l.rpID)
 	}
 	for i, o := range l.origins {
 		if !inSet(o, 300, "abcdefghijklmnopqrstuvwxyz0123456789.:/-") || i > 0 && l.origins[i-1] >= o {
-			r.fail("signer %s: origins %.80q", l.id, f[1])
+			r.fail("signer %s: origins %q", l.id, f[1])
 		}
 	}
 	if len(l.credential) > maxCredentialID {

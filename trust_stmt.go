@@ -129,7 +129,7 @@ func parseStatement(text []byte) (*statement, error) {
 	}
 	r := &stmtReader{rest: string(text)}
 	if line := r.line(); line != stmtFirstLine {
-		return nil, coded("stmt-malformed", "a statement that begins with %.80q, not %.80q", line, stmtFirstLine)
+		return nil, coded("stmt-malformed", "a statement that begins with %q, not %q", line, stmtFirstLine)
 	}
 	st := &statement{
 		acct: acctID(r.hex32("acct")),
@@ -139,7 +139,7 @@ func parseStatement(text []byte) (*statement, error) {
 		op:   r.value("op"),
 	}
 	if r.err == nil && !validOpName(st.op) {
-		r.fail("op %.80q is no name of an operation", st.op)
+		r.fail("op %q is no name of an operation", st.op)
 	}
 	if first := st.seq == 0; r.err == nil && (first != st.acct.isZero() || first != (st.prev == stmtHash{})) {
 		r.fail("account and previous hash are zero in the first statement and in no other")
@@ -254,7 +254,7 @@ func (r *stmtReader) value(key string) string {
 	line := r.line()
 	value, ok := strings.CutPrefix(line, key+" ")
 	if !ok {
-		r.fail("%.80q where the line %.80q must stand", line, key)
+		r.fail("%q where the line %q must stand", line, key)
 	}
 	return value
 }
@@ -269,11 +269,11 @@ func (r *stmtReader) values(key string, max int) []string {
 			return nil
 		}
 		if len(list) > 0 && list[len(list)-1] >= v {
-			r.fail("lines %.80q are not sorted", key)
+			r.fail("lines %q are not sorted", key)
 			return nil
 		}
 		if list = append(list, v); len(list) > max {
-			r.fail("more than %d lines %.80q", max, key)
+			r.fail("more than %d lines %q", max, key)
 			return nil
 		}
 	}
@@ -296,7 +296,7 @@ func (r *stmtReader) number(key string) uint64 {
 func parseStmtNumber(v string) (uint64, error) {
 	n, err := strconv.ParseUint(v, 10, 64)
 	if err != nil || n > maxStmtNumber || strconv.FormatUint(n, 10) != v {
-		return 0, fmt.Errorf("%.80q is no plain number up to 2^53", v)
+		return 0, fmt.Errorf("%q is no plain number up to 2^53", v)
 	}
 	return n, nil
 }
@@ -308,7 +308,7 @@ func (r *stmtReader) hex32(key string) [32]byte {
 	}
 	id, err := parseAcctID(v)
 	if err != nil {
-		r.fail("%s %.80q is not 64 lower-case hex digits", key, v)
+		r.fail("%s %q is not 64 lower-case hex digits", key, v)
 	}
 	return id
 }
@@ -322,11 +322,11 @@ func (r *stmtReader) csv(key string, valid func(string) bool) []string {
 	list := strings.Split(v, ",")
 	for i, item := range list {
 		if !valid(item) {
-			r.fail("%s %.80q: %.80q is not allowed", key, v, item)
+			r.fail("%s %q: %q is not allowed", key, v, item)
 			return nil
 		}
 		if i > 0 && list[i-1] >= item {
-			r.fail("%s %.80q is not sorted", key, v)
+			r.fail("%s %q is not sorted", key, v)
 			return nil
 		}
 	}
@@ -341,7 +341,7 @@ func (r *stmtReader) extraLines() []string {
 		line := r.line()
 		key, value, ok := strings.Cut(line, " ")
 		if !ok || key == "" || value == "" {
-			r.fail("line %.80q has no key and value", line)
+			r.fail("line %q has no key and value", line)
 			return nil
 		}
 		list = append(list, line)
