@@ -69,15 +69,15 @@ func TestJudgeStockBulk(t *testing.T) {
 	j := newJudge(t, "")
 	j.throughCat(64<<20, time.Minute)
 	cmd := j.stockSSH("attic.sessio", "cat >"+j.work+"/bigfile")
-	cmd.Stdin = noise(64 << 20)
+	cmd.Stdin = noise(16 << 20)
 	j.output(cmd)
 	f, err := os.Open(j.work + "/bigfile")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	check := &noiseCheck{want: noise(64 << 20)}
-	if _, err := io.Copy(check, f); err != nil || check.n != 64<<20 {
+	check := &noiseCheck{want: noise(16 << 20)}
+	if _, err := io.Copy(check, f); err != nil || check.n != 16<<20 {
 		t.Errorf("bigfile: %d bytes, %v", check.n, err)
 	}
 }
