@@ -4,10 +4,6 @@ GO          ?= go
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BUILT_AT    ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 LDFLAGS      = -s -w -X main.version=$(VERSION) -X main.builtAt=$(BUILT_AT)
-# Nothing here speaks HTTP/2 (0.6 MB); our own package is not inlined into
-# itself (0.14 MB): what is hot is in the libraries, which are.
-GOFLAGS_SIZE = -tags nethttpomithttp2 -gcflags sessio=-l
-BUILD        = CGO_ENABLED=0 $(GO) build -trimpath $(GOFLAGS_SIZE) -ldflags '$(LDFLAGS)'
 
 STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK  = golang.org/x/vuln/cmd/govulncheck@v1.8.0
@@ -18,7 +14,7 @@ FUZZTIME    ?= 1m
 .PHONY: build demo test slow check vet staticcheck modules layout cross size vuln fuzz mutants qemu judge clean
 
 build: ## the program for this machine: ./sessio
-	$(BUILD) -o sessio .
+	testdata/build.sh '$(LDFLAGS)' -o sessio
 
 demo: build ## coordinator, device and client on loopback, as a person would set them up
 	testdata/demo.sh ./sessio

@@ -19,7 +19,7 @@ windows amd64 - windows-amd64.exe
 mkdir -p dist
 while read -r os arch variant name; do
 	[ -n "$os" ] || continue
-	GOOS=$os GOARCH=$arch GOARM=${variant//[!0-9]/} GOMIPS=${variant//[^a-z]/} CGO_ENABLED=0 \
-		go build -trimpath -tags nethttpomithttp2 -gcflags sessio=-l -ldflags "$ldflags" -o "dist/sessio-$name" .
+	GOOS=$os GOARCH=$arch GOARM=${variant//[!0-9]/} GOMIPS=${variant//[^a-z]/} \
+		testdata/build.sh "$ldflags" -o "dist/sessio-$name"
 	echo "dist/sessio-$name"
 done <<<"$targets"

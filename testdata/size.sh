@@ -35,7 +35,7 @@ done <<<"$budgets"
 
 # Looking up a method by name at run time keeps every method of every type in
 # the program: the linker says who does.
-reflecting=$(CGO_ENABLED=0 go build -trimpath -tags nethttpomithttp2 -ldflags '-s -w -dumpdep' -o /dev/null . 2>&1 | grep -o '^[^ ]* <ReflectMethod>' | sort -u || true)
+reflecting=$(testdata/build.sh '-s -w -dumpdep' -o /dev/null 2>&1 | grep -o '^[^ ]* <ReflectMethod>' | sort -u || true)
 if [ -n "$reflecting" ]; then
 	echo "methods are looked up by name, so none can be left out: $reflecting" >&2
 	status=1
