@@ -23,7 +23,7 @@ const (
 	// about 70 KB each.
 	maxCoordConns = 1024
 	// maxConnsPerHost bounds those of one IPv4 address or IPv6 /64.
-	maxConnsPerHost = 64
+	maxConnsPerHost = 256
 	// maxConnStreams bounds the requests at once on a connection.
 	maxConnStreams = 4
 	// maxBodyBytes bounds the bodies that are being read and answered, of all
@@ -36,7 +36,7 @@ const (
 	// leave.
 	requestTime = 15 * time.Second
 	// coordIdle closes a connection on which nothing comes.
-	coordIdle = 30 * time.Second
+	coordIdle = 15 * time.Second
 )
 
 // coordQUICConfig has small windows: requests are small, and of strangers.
