@@ -18,7 +18,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// The types. 12 to 14 are for echo, echoAck and moved.
+// The types; those from 12 on stand in wire_path.go.
 const (
 	msgBeat    = 1
 	msgBeatAck = 2
@@ -31,6 +31,11 @@ const (
 	msgNews    = 9
 	msgPing    = 10
 	msgPong    = 11
+	msgEcho    = 12
+	msgEchoAck = 13
+	msgRelay   = 14
+	msgRelayed = 15
+	msgNote    = 16
 )
 
 // protoVersion is the version of everything on the wire that this program
@@ -138,6 +143,7 @@ func parseBeat(b []byte) (*beatMsg, error) {
 //	time      8 bytes   unix seconds at the coordinator
 //	seq       8 bytes   of the last record of the log, all ones = no log
 //	head      32 bytes  hash of its statement
+//	second    18 bytes  where echoes are answered too: see answerMsg
 type beatAckMsg struct {
 	proto    protoRange
 	observed netip.AddrPort
@@ -145,6 +151,7 @@ type beatAckMsg struct {
 	time     int64
 	seq      uint64
 	head     [32]byte
+	second   netip.AddrPort
 }
 
 func (m *beatAckMsg) append(b []byte) []byte {
@@ -152,7 +159,7 @@ func (m *beatAckMsg) append(b []byte) []byte {
 	b = appendAddr(b, m.observed)
 	b = append(b, m.cookie[:]...)
 	b = append64(append64(b, uint64(m.time)), m.seq)
-	return append(b, m.head[:]...)
+	return appendAddr(append(b, m.head[:]...), m.second)
 }
 
 func parseBeatAck(b []byte) (*beatAckMsg, error) {
@@ -160,7 +167,7 @@ func parseBeatAck(b []byte) (*beatAckMsg, error) {
 	var m beatAckMsg
 	var t uint64
 	if !readProto(&s, &m.proto) || !readAddr(&s, &m.observed) || !s.CopyBytes(m.cookie[:]) ||
-		!s.ReadUint64(&t) || !s.ReadUint64(&m.seq) || !s.CopyBytes(m.head[:]) {
+		!s.ReadUint64(&t) || !s.ReadUint64(&m.seq) || !s.CopyBytes(m.head[:]) || !readAddr(&s, &m.second) {
 		return nil, errShort
 	}
 	m.time = int64(t)
@@ -244,6 +251,8 @@ func parseCall(b []byte) (*callMsg, error) {
 //	instance  8 bytes   of the target's serving process
 //	target    18 bytes  where the coordinator sees the target
 //	caller    18 bytes  where it sees the caller
+//	second    18 bytes  where the coordinator answers echoes too, zero = nowhere;
+//	                    without an IP it is that of its first port
 //	cands     1 byte count, then 18 bytes each: the target's
 type answerMsg struct {
 	call           callID
@@ -251,6 +260,7 @@ type answerMsg struct {
 	ttl            uint32
 	instance       instanceID
 	target, caller netip.AddrPort
+	second         netip.AddrPort
 	cands          []netip.AddrPort
 }
 
@@ -259,7 +269,7 @@ func (m *answerMsg) append(b []byte) []byte {
 	b = append(b, m.token[:]...)
 	b = append32(b, m.ttl)
 	b = append(b, m.instance[:]...)
-	b = appendAddr(appendAddr(b, m.target), m.caller)
+	b = appendAddr(appendAddr(appendAddr(b, m.target), m.caller), m.second)
 	return appendAddrs(b, m.cands)
 }
 
@@ -267,7 +277,7 @@ func parseAnswer(b []byte) (*answerMsg, error) {
 	s := cryptobyte.String(b)
 	var m answerMsg
 	if !s.CopyBytes(m.call[:]) || !s.CopyBytes(m.token[:]) || !s.ReadUint32(&m.ttl) || !s.CopyBytes(m.instance[:]) ||
-		!readAddr(&s, &m.target) || !readAddr(&s, &m.caller) {
+		!readAddr(&s, &m.target) || !readAddr(&s, &m.caller) || !readAddr(&s, &m.second) {
 		return nil, errShort
 	}
 	var err error

@@ -87,18 +87,25 @@ def main():
     cookie, call, token, instance = b"c" * 16, b"call-id.", b"t" * 16, b"instance"
     cands = b"\x01" + address("192.0.2.1", 4000)
     here, there = address("198.51.100.7", 7), address("203.0.113.9", 9)
+    second = bytes(16) + struct.pack(">H", 4243)
+    inner = b"\x00\x05inner"
     bodies = {
         "beat": (1, "DC", proto + b"\x01" + cookie + cands),
-        "beatAck": (2, "CD", proto + here + cookie + struct.pack(">QQ", 1700000000, 12) + b"h" * 32),
+        "beatAck": (2, "CD", proto + here + cookie + struct.pack(">QQ", 1700000000, 12) + b"h" * 32 + second),
         "hello": (3, "CD", cookie),
         "call": (4, "DC", proto + cookie + call + struct.pack(">Q", 1800000000) + peer.device_id().encode() + cands),
-        "answer": (5, "CD", call + token + struct.pack(">I", 86400) + instance + here + there + cands),
+        "answer": (5, "CD", call + token + struct.pack(">I", 86400) + instance + here + there + second + cands),
         "ring": (6, "CD", call + token + struct.pack(">I", 86400) + peer.sign + peer.path + instance + there + cands),
         "refuse": (7, "CD", call + b"\x02" + struct.pack(">Q", 10800) + proto),
         "ack": (8, "DC", struct.pack(">Q", 77)),
         "news": (9, "CD", struct.pack(">Q", 13) + b"H" * 32),
         "ping": (10, "DD", struct.pack(">Q", 0x1122334455667788)),
         "pong": (11, "DD", struct.pack(">Q", 0x1122334455667788) + here),
+        "echo": (12, "DC", struct.pack(">Q", 21) + b"\x01" + bytes(17)),
+        "echoAck": (13, "CD", struct.pack(">Q", 21) + here),
+        "relay": (14, "DC", peer.device_id().encode() + instance + inner),
+        "relayed": (15, "CD", there + inner),
+        "note": (16, "DD", struct.pack(">QQBbHHH", 31, 30, 2, -1, 4000, 3000, 5000) + here + cands),
     }
     out = {
         "acct": acct.hex(),
