@@ -37,6 +37,7 @@ const (
 type udpMux struct {
 	*net.UDPConn // the main socket
 	udpBatch     // what the system adds for reading in batches
+	udpExtra     // further sockets
 
 	// sealed is called with each sealed datagram, from the reading goroutine;
 	// b is valid during the call only. Set when made, then only read.
@@ -64,7 +65,8 @@ func listenUDP(addr string, real bool, sealed func(b []byte, from udpSource)) (*
 		return nil, err
 	}
 	u := &udpMux{UDPConn: conn, real: real, sealed: sealed,
-		peers: map[netip.Addr]*udpPeer{}, admitted: map[udpKey]*udpPeer{}, direct: map[netip.AddrPort]int{}}
+		peers: map[netip.Addr]*udpPeer{}, admitted: map[udpKey]*udpPeer{}, direct: map[netip.AddrPort]int{},
+		udpExtra: udpExtra{socks: map[int]*net.UDPConn{}, queue: make(chan udpQueued, extraQueue)}}
 	if err := u.initBatch(); err != nil {
 		conn.Close()
 		return nil, err

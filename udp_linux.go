@@ -78,8 +78,14 @@ func (u *udpMux) capBuffers(n int) error {
 // moves into the lower slots by copy, for the buffers of a slot stay in it.
 func (u *udpMux) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 	for {
+		if n := u.queuedBatch(ms); n > 0 {
+			return n, nil
+		}
 		n, err := u.batch.ReadBatch(ms, flags)
 		if err != nil {
+			if u.wokenBy(err) {
+				continue
+			}
 			if isClosed(err) {
 				return 0, err
 			}
@@ -107,6 +113,24 @@ func (u *udpMux) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 		}
 	}
 }
+
+// queuedBatch fills ms with what came in on other sockets.
+func (u *udpMux) queuedBatch(ms []ipv4.Message) (n int) {
+	for n < len(ms) {
+		q, ok := u.dequeue()
+		if !ok {
+			break
+		}
+		m := &ms[n]
+		m.N, m.NN, m.Flags, m.Addr = copy(m.Buffers[0], q.b), 0, 0, q.as
+		n++
+	}
+	return n
+}
+
+// initExtra has a further socket say when a datagram is too big for the path,
+// as QUIC has made the main one.
+func initExtra(c *net.UDPConn) { setMTUDiscover(c, unix.IP_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_PROBE) }
 
 func (u *udpMux) keepMessage(to, from *ipv4.Message) {
 	if to != from {
@@ -229,11 +253,15 @@ func (u *udpMux) judgeWrite(err error) error {
 // is dropped, and the kernel chooses.
 func (u *udpMux) writeOnce(b []byte, m udpMeta, to udpSource) error {
 	u.restoreDF()
+	conn := u.connOf(to.sock)
+	if conn == nil {
+		return unix.ENODEV // its time was over
+	}
 	var buf [128]byte
-	_, _, err := u.UDPConn.WriteMsgUDPAddrPort(b, controlFor(buf[:0], m, to), to.addr)
+	_, _, err := conn.WriteMsgUDPAddrPort(b, controlFor(buf[:0], m, to), to.addr)
 	if err != nil && to.local.IsValid() && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENETUNREACH)) {
 		to.local = netip.Addr{}
-		_, _, err = u.UDPConn.WriteMsgUDPAddrPort(b, controlFor(buf[:0], m, to), to.addr)
+		_, _, err = conn.WriteMsgUDPAddrPort(b, controlFor(buf[:0], m, to), to.addr)
 	}
 	return err
 }
@@ -284,20 +312,28 @@ func appendControl(b []byte, level, kind int, data []byte) []byte {
 }
 
 // allowFragments clears DF for a while.
-func (u *udpMux) allowFragments(int) {
+func (u *udpMux) allowFragments(sock int) {
 	u.fragmentAt.Store(monoNow())
-	u.setMTUDiscover(unix.IP_PMTUDISC_DONT, unix.IPV6_PMTUDISC_DONT)
+	if c := u.connOf(sock); c != nil {
+		setMTUDiscover(c, unix.IP_PMTUDISC_DONT, unix.IPV6_PMTUDISC_DONT)
+	}
 }
 
 func (u *udpMux) restoreDF() {
 	at := u.fragmentAt.Load()
-	if at != 0 && monoSince(at) > dfRetry && u.fragmentAt.CompareAndSwap(at, 0) {
-		u.setMTUDiscover(unix.IP_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_PROBE)
+	if at == 0 || monoSince(at) < dfRetry || !u.fragmentAt.CompareAndSwap(at, 0) {
+		return
+	}
+	setMTUDiscover(u.UDPConn, unix.IP_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_PROBE)
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	for _, c := range u.socks {
+		initExtra(c)
 	}
 }
 
-func (u *udpMux) setMTUDiscover(v4, v6 int) {
-	rc, err := u.UDPConn.SyscallConn()
+func setMTUDiscover(c *net.UDPConn, v4, v6 int) {
+	rc, err := c.SyscallConn()
 	if err != nil {
 		return
 	}
