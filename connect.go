@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -156,7 +155,6 @@ func offer(said chan introduction, in introduction) {
 // path of a link that we have to it.
 func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg, said chan introduction) (*link, error) {
 	now := time.Now()
-	named := append([]netip.AddrPort{m.target}, m.cands...)
 	n.mu.Lock()
 	q, err := n.peers.proc(now, dev.keys, m.instance, true)
 	if err != nil {
@@ -166,11 +164,12 @@ func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg,
 	n.succeedLocked(dev.id, q)
 	q.idleAt = now
 	old := n.linkOfLocked(q)
-	q.finder.introduce(now, named)
+	q.finder.introduce(now, m.target, m.cands)
+	n.tellLocked(now, q)
 	n.mu.Unlock()
 	n.poke()
 	if old != nil {
-		return n.awaitPath(ctx, dev, old, named)
+		return n.awaitPath(ctx, dev, old)
 	}
 	dialCtx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -269,7 +268,7 @@ func (n *node) startLink(l *link) {
 }
 
 // awaitPath waits for a path of a link that there is already.
-func (n *node) awaitPath(ctx context.Context, dev signedDevice, l *link, named []netip.AddrPort) (*link, error) {
+func (n *node) awaitPath(ctx context.Context, dev signedDevice, l *link) (*link, error) {
 	for {
 		n.mu.Lock()
 		up, changed := l.proc.finder.best != nil, n.changed

@@ -30,13 +30,13 @@ var layout = []string{
 	"sshsig", "trust_ops trust_stmt", "trust_record trust trust_rules trust_effect trust_view", "trust_build", "trust_recovery", "trust_fork",
 	"trust_frames", "trust_store trust_load trust_derived", "trust_fsck", "trust_exchange",
 	// datagrams, sockets, paths
-	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "punch", "coord_talk",
+	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "punch punch_watch punch_rank punch_hard", "coord_talk", "natkind", "netwatch",
 	// the SSH server
 	"passwd", "ssh_msg", "ssh_wire", "ssh_auth", "ssh_pty", "ssh_child", "ssh_netchild ssh_session ssh_forward sshserve",
 	// what verbs and coordinator say to each other
 	"coord_presence coord_introduce coord_wire ticket", "coord_client", "coord_dial",
 	// links
-	"names", "refusals", "sessions", "stream", "peers", "link", "node", "node_fetch", "node_links", "connect", "node_run", "node_status", "lend", "device",
+	"names", "refusals", "sessions", "stream", "peers", "link", "node", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "device",
 	// the coordinator
 	"coord_account coord_store coord_requests", "coord_stream", "coord_http", "coord",
 	// the verbs

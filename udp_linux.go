@@ -216,11 +216,12 @@ func metaOf(oob []byte) (m udpMeta, local netip.Addr) {
 }
 
 // writeReal sends b to a real address: in one go, or its segments singly where
-// that is refused. It returns only errors that QUIC must see.
-func (u *udpMux) writeReal(b []byte, m udpMeta, to udpSource) error {
-	err := u.writeOnce(b, m, to)
+// that is refused. It returns only errors that QUIC must see; sent is false too
+// when b was lost to another one.
+func (u *udpMux) writeReal(b []byte, m udpMeta, to udpSource) (sent bool, err error) {
+	err = u.writeOnce(b, m, to)
 	if err == nil {
-		return nil
+		return true, nil
 	}
 	if m.segment > 0 && len(b) > m.segment && !isClosed(err) && !errors.Is(err, unix.EIO) {
 		return u.writeSegments(b, m, to)
@@ -228,25 +229,28 @@ func (u *udpMux) writeReal(b []byte, m udpMeta, to udpSource) error {
 	return u.judgeWrite(err)
 }
 
-func (u *udpMux) writeSegments(b []byte, m udpMeta, to udpSource) error {
+func (u *udpMux) writeSegments(b []byte, m udpMeta, to udpSource) (sent bool, err error) {
 	one := m
 	one.segment = 0
+	sent = true
 	for len(b) > 0 {
 		n := min(m.segment, len(b))
-		if err := u.judgeWrite(u.writeOnce(b[:n], one, to)); err != nil {
-			return err
+		ok, err := u.judgeWrite(u.writeOnce(b[:n], one, to))
+		if err != nil {
+			return false, err
 		}
+		sent = sent && ok
 		b = b[n:]
 	}
-	return nil
+	return sent, nil
 }
 
-func (u *udpMux) judgeWrite(err error) error {
+func (u *udpMux) judgeWrite(err error) (sent bool, fatal error) {
 	if err == nil || !isTransient(err) {
-		return err
+		return err == nil, err
 	}
 	u.writeErrors.Add(1)
-	return nil
+	return false, nil
 }
 
 // writeOnce is one system call, or two: a source address that is ours no more

@@ -67,17 +67,19 @@ func (p *udpPlain) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return len(b), nil
 }
 
-func (u *udpMux) writeReal(b []byte, _ udpMeta, to udpSource) error {
+// writeReal sends b to a real address. It returns only errors that QUIC must
+// see; sent is false too when b was lost to another one.
+func (u *udpMux) writeReal(b []byte, _ udpMeta, to udpSource) (sent bool, err error) {
 	conn := u.connOf(to.sock)
 	if conn == nil {
-		return nil // its time was over
+		return false, nil // its time was over
 	}
-	_, err := conn.WriteToUDPAddrPort(b, to.addr)
+	_, err = conn.WriteToUDPAddrPort(b, to.addr)
 	if err != nil && isTransient(err) {
 		u.writeErrors.Add(1)
-		return nil
+		return false, nil
 	}
-	return err
+	return err == nil, err
 }
 
 func initExtra(*net.UDPConn) {}
