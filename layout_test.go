@@ -34,11 +34,11 @@ var layout = []string{
 	// the SSH server
 	"passwd", "ssh_msg", "ssh_wire", "ssh_auth", "ssh_pty", "ssh_child", "ssh_netchild ssh_session ssh_forward sshserve",
 	// what verbs and coordinator say to each other
-	"coord_presence coord_introduce coord_wire ticket", "coord_client", "coord_dial",
+	"coord_presence coord_online coord_introduce coord_echo coord_wire ticket", "coord_client", "coord_dial",
 	// links
 	"names", "refusals", "sessions", "stream", "peers", "link", "node", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "device",
 	// the coordinator
-	"coord_account coord_store coord_requests", "coord_stream", "coord_http", "coord",
+	"coord_account coord_store coord_requests", "coord_stream", "coord_http", "coord_sockets", "coord",
 	// the verbs
 	"term ssh_client client_target client_signal client_session client_tty client_escape", "client_shell",
 	"client_run", "client_proxy", "client_forwardspec", "client_listen", "client_forward", "client_grant", "ticket_copy", "client",

@@ -132,6 +132,19 @@ func (u *udpMux) queuedBatch(ms []ipv4.Message) (n int) {
 // as QUIC has made the main one.
 func initExtra(c *net.UDPConn) { setMTUDiscover(c, unix.IP_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_PROBE) }
 
+// drain reads a socket that QUIC does not use: it returns when that is closed.
+func (u *udpMux) drain() error {
+	ms := make([]ipv4.Message, 16)
+	for i := range ms {
+		ms[i].Buffers, ms[i].OOB = [][]byte{make([]byte, maxSegment)}, make([]byte, 128)
+	}
+	for {
+		if _, err := u.ReadBatch(ms, 0); err != nil {
+			return err
+		}
+	}
+}
+
 func (u *udpMux) keepMessage(to, from *ipv4.Message) {
 	if to != from {
 		to.N = copy(to.Buffers[0], from.Buffers[0][:from.N])

@@ -87,5 +87,11 @@ func initExtra(*net.UDPConn) {}
 // allowFragments has nothing to do: DF is never set here.
 func (u *udpMux) allowFragments(int) {}
 
+// drain reads a socket that QUIC does not use: it returns when that is closed.
+func (u *udpMux) drain() error {
+	_, _, err := u.packetConn().ReadFrom(make([]byte, maxSegment))
+	return err
+}
+
 // packetConn is what QUIC is given.
 func (u *udpMux) packetConn() net.PacketConn { return &udpPlain{u.UDPConn, u} }
