@@ -77,6 +77,7 @@ func (s coordSockets) send(b []byte, to udpSource) {
 	if to.sock == 0 {
 		s.first.send(b, to)
 	} else {
+		to.sock = 0 // the only one of its own set
 		s.second.send(b, to)
 	}
 }
@@ -84,7 +85,7 @@ func (s coordSockets) send(b []byte, to udpSource) {
 // readSecond takes in what comes to the second port until ctx ends; QUIC reads
 // the first.
 func (s coordSockets) readSecond(ctx context.Context) error {
-	defer context.AfterFunc(ctx, func() { s.second.UDPConn.SetReadDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { s.second.SetReadDeadline(time.Unix(1, 0)) })()
 	err := s.second.drain()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
