@@ -263,10 +263,11 @@ func (r *labRouter) timeouts(unreplied, stream time.Duration) {
 	r.sysctl("net/netfilter/nf_conntrack_udp_timeout_stream", fmt.Sprint(int(stream.Seconds())))
 }
 
-// maxFlows bounds the router's table. The kernel has one bound for all
-// namespaces, so that only a rule can give this one its own.
+// maxFlows empties the router's table and bounds it: nf_conntrack_max is one
+// for all namespaces, so that a rule must do it.
 func (r *labRouter) maxFlows(n int) {
 	r.l.t.Helper()
+	r.flush()
 	r.l.run(fmt.Sprintf(`add chain inet lab flows { type filter hook forward priority filter - 10; }
 add rule inet lab flows ct state new ct count over %d drop
 `, n), "ip", "netns", "exec", r.ns, "nft", "-f", "-")
