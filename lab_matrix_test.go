@@ -20,10 +20,6 @@ var labWant = map[string]int{
 	"P-P": 100, "P-E": 100, "E-P": 100, "E-E": 100,
 }
 
-// labIdeal is a run with nothing lost: the coordinator's round trip, and the
-// peers' for the link, for SSH and for the command.
-const labIdeal = labCoordRTT + 4*labPeerRTT
-
 var labKinds = []labKind{labPublic, labFullCone, labAddress, labPort, labStep, labBlock, labRandom}
 
 // A labPair is a cell of the matrix.

@@ -79,10 +79,12 @@ func needLab(t *testing.T) {
 func needFull(t *testing.T) {
 	t.Helper()
 	needLab(t)
-	if os.Getenv(labFull) != "full" {
+	if !labIsFull() {
 		t.Skip("make lab-full runs it")
 	}
 }
+
+func labIsFull() bool { return os.Getenv(labFull) == "full" }
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
