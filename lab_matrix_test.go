@@ -14,10 +14,30 @@ import (
 	"time"
 )
 
-// labWant is the least share of runs, in percent, that must succeed for a pair
-// of classes. Pairs that are not in it are reported.
-var labWant = map[string]int{
-	"P-P": 100, "P-E": 100, "E-P": 100, "E-E": 100,
+// A labGoal is the least share of runs, in percent, that shall succeed. Goals
+// that are not held yet are reported.
+type labGoal struct {
+	percent int
+	held    bool
+}
+
+// labGoals are those of pairs of classes, client first; a pair without one is
+// reported. "late" is a device that hears its ring late, behind a router that
+// takes early packets for its own.
+var labGoals = map[string]labGoal{
+	"P-P": {100, true}, "P-E": {100, true}, "E-P": {100, true}, "E-E": {100, true},
+	"P-S": {100, true}, "P-B": {100, true}, "P-R": {100, true}, "S-P": {100, true}, "B-P": {100, true}, "R-P": {100, true},
+	"E-S": {98, false}, "E-B": {99, false}, "E-R": {98, false}, "S-E": {98, false}, "B-E": {99, false}, "R-E": {98, false},
+	"S-S": {85, false}, "S-B": {85, false}, "B-S": {85, false}, "B-B": {85, false},
+	"late": {100, false},
+}
+
+// judge compares what succeeded with a goal.
+func (g labGoal) judge(t *testing.T, what string, good, n int) {
+	t.Helper()
+	if got := 100 * float64(good) / float64(n); g.held && got < float64(g.percent) {
+		t.Errorf("%s: %d of %d, want %d%%", what, good, n, g.percent)
+	}
 }
 
 var labKinds = []labKind{labPublic, labFullCone, labAddress, labPort, labStep, labBlock, labRandom}
@@ -75,14 +95,17 @@ func newLabMatrix(t *testing.T, kinds []labKind) *labMatrix {
 	return m
 }
 
-// run fills a cell. A pair of which nothing is demanded, and that never gets
-// through, is left after a few runs: each takes as long as an error may.
+// labTries are the runs after which a pair without a goal that is held, and
+// that never got through, is left: each takes as long as an error may.
+func labTries() int { return labEnough(1, 3) }
+
+// run fills a cell.
 func (m *labMatrix) run(client, device labKind, n int) *labPair {
 	m.t.Helper()
 	p := &labPair{client: client, device: device}
 	for i := range n {
 		m.once(p)
-		if _, demanded := labWant[p.classes()]; !demanded && i >= 2 && p.good() == 0 {
+		if !labGoals[p.classes()].held && i+1 >= labTries() && p.good() == 0 {
 			break
 		}
 	}
@@ -106,13 +129,10 @@ func (m *labMatrix) once(p *labPair) {
 	}
 }
 
-// judge compares a cell with what is demanded.
+// judge compares a cell with its goal.
 func (m *labMatrix) judge(p *labPair) {
 	m.t.Helper()
-	share := 100 * p.good() / len(p.runs)
-	if want, ok := labWant[p.classes()]; ok && share < want {
-		m.t.Errorf("%s to %s: %d%%, want %d%%", p.client, p.device, share, want)
-	}
+	labGoals[p.classes()].judge(m.t, fmt.Sprintf("%s to %s", p.client, p.device), p.good(), len(p.runs))
 	if p.classes() == "R-R" {
 		m.judgeHopeless(p)
 	}
@@ -131,10 +151,14 @@ func (m *labMatrix) judgeHopeless(p *labPair) {
 // labTable is the matrix in Markdown.
 func labTable(pairs []*labPair) string {
 	var b strings.Builder
-	b.WriteString("| client | device | class | runs | success | median | 95 % |\n| --- | --- | --- | ---: | ---: | ---: | ---: |\n")
+	b.WriteString("| client | device | class | runs | success | goal | median | 95 % |\n| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |\n")
 	for _, p := range pairs {
-		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d %% | %d ms | %d ms |\n", p.client, p.device, strings.Replace(p.classes(), "-", " × ", 1),
-			len(p.runs), 100*p.good()/len(p.runs), p.quantile(0.5).Milliseconds(), p.quantile(0.95).Milliseconds())
+		goal := "-"
+		if g, ok := labGoals[p.classes()]; ok {
+			goal = fmt.Sprintf("%d %%", g.percent)
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d %% | %s | %d ms | %d ms |\n", p.client, p.device, strings.Replace(p.classes(), "-", " × ", 1),
+			len(p.runs), 100*p.good()/len(p.runs), goal, p.quantile(0.5).Milliseconds(), p.quantile(0.95).Milliseconds())
 	}
 	return b.String()
 }
@@ -171,28 +195,30 @@ func labClassTable(pairs []*labPair) string {
 
 // The pairs that must always work, once or twice each: part of make test.
 func TestLabShort(t *testing.T) {
-	m := newLabMatrix(t, []labKind{labPublic, labAddress, labPort})
+	m := newLabMatrix(t, []labKind{labPublic, labFullCone, labAddress, labPort})
 	var pairs []*labPair
 	for _, c := range []struct {
 		client, device labKind
 		n              int
-	}{{labPort, labPort, 5}, {labPublic, labPort, 3}, {labPort, labPublic, 3}, {labAddress, labPort, 3}, {labPort, labAddress, 3}} {
+	}{{labPort, labPort, 3}, {labPublic, labPort, 1}, {labPort, labPublic, 1}, {labFullCone, labPort, 1}, {labPort, labFullCone, 1}, {labAddress, labPort, 1}, {labPort, labAddress, 1}} {
 		pairs = append(pairs, m.run(c.client, c.device, c.n))
 	}
 	t.Logf("\n%s", labTable(pairs))
 }
 
-// TestLabMatrix is all pairs, three runs each or, for make lab-full, twenty.
+// TestLabMatrix is a pair of each two classes three times or, for make
+// lab-full, all pairs of kinds twenty times.
 // It leaves its table in dist/lab.
 func TestLabMatrix(t *testing.T) {
-	runs := map[string]int{"short": 3, "full": 20}[os.Getenv(labFull)]
-	if runs == 0 {
-		t.Skip("make lab and make lab-full run it")
+	needTime(t)
+	kinds, runs := []labKind{labPublic, labPort, labStep, labBlock, labRandom}, 3
+	if labIsFull() {
+		kinds, runs = labKinds, 20
 	}
-	m := newLabMatrix(t, labKinds)
+	m := newLabMatrix(t, kinds)
 	var pairs []*labPair
-	for _, client := range labKinds {
-		for _, device := range labKinds {
+	for _, client := range kinds {
+		for _, device := range kinds {
 			p := m.run(client, device, runs)
 			pairs = append(pairs, p)
 			fmt.Printf("%-18s to %-18s %d of %d, median %v\n", client, device, p.good(), len(p.runs), p.quantile(0.5))

@@ -37,7 +37,8 @@ type routerConf struct {
 	only6  bool       // no IPv4
 	accept bool       // packets to the router itself are answered: INPUT accept
 	behind *labRouter // the router whose customer this one is: CGN
-	ports  int        // hosts so far
+	ports  int        // cables so far
+	given  int        // addresses so far
 	block  int        // first port of a block, moved by a reboot
 	redial int        // how many other addresses the provider has given
 	wan    string     // its address outside
@@ -90,29 +91,35 @@ func (r *labRouter) connect() {
 	}
 }
 
-// plug leads a cable from the LAN to another host's device, which gets an
-// address and a default route.
-func (r *labRouter) plug(h *labHost, dev string) {
+// cable leads from the LAN to a new device of a host.
+func (r *labRouter) cable(h *labHost, dev string) {
 	r.l.t.Helper()
 	r.ports++
 	port := fmt.Sprintf("p%d", r.ports)
 	r.ip(fmt.Sprintf("link add %s type veth peer name %s netns %s\nlink set %s master lan up", port, dev, h.ns, port))
-	h.ip("link set " + dev + " up")
-	h.address(r, dev, r.ports+1)
 }
 
-// address gives the device the LAN's address n.
-func (h *labHost) address(r *labRouter, dev string, n int) {
-	h.l.t.Helper()
+// plug leads a cable to a host's device and gives that an address.
+func (r *labRouter) plug(h *labHost, dev string) {
+	r.l.t.Helper()
+	r.cable(h, dev)
+	h.ip("link set " + dev + " up\n" + h.address(r, dev))
+}
+
+// address chooses a new address of a router's LAN for the device; what is
+// returned enters it with the default route.
+func (h *labHost) address(r *labRouter, dev string) (batch string) {
+	r.given++
 	h.addr4, h.addr6 = "", ""
 	if !r.only6 {
-		h.addr4 = fmt.Sprintf("%s.%d", r.lan, n)
-		h.ip(fmt.Sprintf("addr add %s/24 dev %s\nroute add default via %s.1", h.addr4, dev, r.lan))
+		h.addr4 = fmt.Sprintf("%s.%d", r.lan, r.given+1)
+		batch = fmt.Sprintf("addr add %s/24 dev %s\nroute add default via %s.1\n", h.addr4, dev, r.lan)
 	}
 	if r.v6 || r.only6 {
-		h.addr6 = fmt.Sprintf("%s::%x", r.lan6, n)
-		h.ip(fmt.Sprintf("addr add %s/64 dev %s nodad\nroute add ::/0 via %s::1", h.addr6, dev, r.lan6))
+		h.addr6 = fmt.Sprintf("%s::%x", r.lan6, r.given+1)
+		batch += fmt.Sprintf("addr add %s/64 dev %s nodad\nroute add ::/0 via %s::1\n", h.addr6, dev, r.lan6)
 	}
+	return batch
 }
 
 // host is a new machine's namespace behind the router.
@@ -276,47 +283,33 @@ add rule inet lab flows ct state new ct count over %d drop
 // readdress gives a machine another address in its network.
 func (h *labHost) readdress() {
 	h.l.t.Helper()
-	h.router.ports++
-	h.ip("addr flush dev eth0 scope global")
-	h.address(h.router, "eth0", h.router.ports+1)
+	h.ip("addr flush dev eth0 scope global\n" + h.address(h.router, "eth0"))
 }
 
 // move unplugs a machine and plugs it in behind another router.
 func (h *labHost) move(to *labRouter) {
 	h.l.t.Helper()
-	h.ip("link del eth0")
-	to.plug(h, "eth0")
+	to.cable(h, "next0")
+	h.ip("link del eth0\nlink set next0 name eth0\nlink set eth0 up\n" + h.address(to, "eth0"))
 	h.router = to
 }
 
-// link pulls or pushes the machine's plug.
+// link pulls the machine's plug, or pushes it in again: the kernel has removed
+// the routes.
 func (h *labHost) link(up bool) {
 	h.l.t.Helper()
-	if !up {
+	if up {
+		h.ip("link set eth0 up\naddr flush dev eth0 scope global\n" + h.address(h.router, "eth0"))
+	} else {
 		h.ip("link set eth0 down")
-		return
-	}
-	h.ip("link set eth0 up")
-	h.restoreRoutes()
-}
-
-// restoreRoutes enters what the kernel removes with a link.
-func (h *labHost) restoreRoutes() {
-	h.l.t.Helper()
-	if h.addr4 != "" {
-		h.ip("route replace default via " + h.router.lan + ".1")
-	}
-	if h.addr6 != "" {
-		h.ip(fmt.Sprintf("addr replace %s/64 dev eth0 nodad\nroute replace ::/0 via %s::1", h.addr6, h.router.lan6))
 	}
 }
 
 // family leaves a machine of both families one of them, or both: 4, 6, 46.
 func (h *labHost) family(which string) {
 	h.l.t.Helper()
-	h.ip("addr flush dev eth0 scope global")
 	r := *h.router
 	r.only6, r.v6 = which == "6", strings.Contains(which, "6")
-	h.router.ports++
-	h.address(&r, "eth0", h.router.ports+1)
+	h.ip("addr flush dev eth0 scope global\n" + h.address(&r, "eth0"))
+	h.router.given = r.given
 }

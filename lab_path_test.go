@@ -7,9 +7,11 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -94,6 +96,7 @@ func labEnough(quick, full int) int {
 
 // One round trip to the coordinator and one to the peer make a link.
 func TestLabSetupTime(t *testing.T) {
+	needTime(t)
 	l := newLab(t)
 	w := l.account()
 	for _, k := range [][2]labKind{{labPublic, labPort}, {labPort, labPort}} {
@@ -112,6 +115,7 @@ const labSlack = 15 * time.Millisecond
 
 // Every tenth packet is lost, each way, and still every connect succeeds.
 func TestLabLoss(t *testing.T) {
+	needTime(t)
 	l := newLab(t)
 	w := l.account()
 	at, there := l.router(labPort).host(), l.router(labPort).host()
@@ -126,6 +130,7 @@ func TestLabLoss(t *testing.T) {
 
 // A satellite: 600 ms to everybody.
 func TestLabSatellite(t *testing.T) {
+	needTime(t)
 	l := newLab(t)
 	w := l.account()
 	at, there := l.router(labPort).host(), l.router(labPort).host()
@@ -145,6 +150,7 @@ func TestLabSatellite(t *testing.T) {
 // Two machines behind one NAT talk over their LAN, whether or not the router
 // sends packets back in.
 func TestLabSameLAN(t *testing.T) {
+	needTime(t)
 	l := newLab(t)
 	w := l.account()
 	for _, nat := range []labKind{labPort, labHairpin} {
@@ -174,6 +180,7 @@ func (w *labWorld) pathTo(at *labHost, device string, pings int) linkStatus {
 // Both ends have IPv6 and prefer it; where the client's vanishes on the way,
 // IPv4 wins within a second.
 func TestLabIPv6Hole(t *testing.T) {
+	needTime(t)
 	l := newLab(t)
 	w := l.account()
 	both := routerConf{nat: labPort, v6: true}
@@ -193,23 +200,47 @@ func TestLabIPv6Hole(t *testing.T) {
 }
 
 // A router that answers strangers takes the port of an early packet for
-// itself; the device's answers come late by up to 300 ms.
+// itself: the client's is early when the device is slow to hear its ring.
 func TestLabEarlyBirdConnect(t *testing.T) {
+	needTime(t)
 	l := newLab(t)
 	w := l.account()
-	for _, skew := range []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond} {
+	good, n := 0, labEnough(2, 20)
+	for _, skew := range []time.Duration{0, 100 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond} {
 		conf := routerConf{nat: labPort, accept: true}
 		at, there := l.newRouter(conf).host(), l.newRouter(conf).host()
-		l.hub.do("delay", there.router.ns, (labDelay + skew).String())
 		device := w.attic.serve(there)
-		t.Logf("the device's packets take %v longer", skew)
-		w.setups(at, labEnough(3, 20))
+		for range n {
+			at.router.flush()
+			s := w.connectLate(at, device, skew)
+			t.Logf("device stopped for %v: status %d, link after %v", skew, s.status, s.link)
+			if s.status == 0 {
+				good++
+			}
+		}
 		device.stop()
 	}
+	labGoals["late"].judge(t, "connects to a late device", good, 4*n)
+}
+
+// connectLate connects to a device that is stopped for a while.
+func (w *labWorld) connectLate(at *labHost, device *labRole, skew time.Duration) labSetup {
+	w.t.Helper()
+	device.cmd.Process.Signal(syscall.SIGSTOP)
+	timer := time.AfterFunc(skew, func() { device.cmd.Process.Signal(syscall.SIGCONT) })
+	s := w.connect(at, "attic")
+	if timer.Stop() {
+		device.cmd.Process.Signal(syscall.SIGCONT)
+	}
+	if s.status != 0 {
+		w.keep(fmt.Sprintf("late-%v", skew), map[string]string{"client": s.String(), "device": device.log.String(), "coordinator": w.coord.log.String()})
+	}
+	return s
 }
 
 // A smaller packet size somewhere on the way stops neither link nor data.
 func TestLabSmallMTU(t *testing.T) {
+	needTime(t)
 	l := newLab(t)
 	w := l.account()
 	at, there := l.router(labPort).host(), l.router(labPort).host()
@@ -228,6 +259,7 @@ func TestLabSmallMTU(t *testing.T) {
 
 // Where UDP is blocked nothing can be done, and that is said in time.
 func TestLabNoUDP(t *testing.T) {
+	needTime(t)
 	l := newLab(t)
 	w := l.account()
 	at, there := l.router(labNoUDP).host(), l.router(labPort).host()
@@ -240,9 +272,57 @@ func TestLabNoUDP(t *testing.T) {
 
 // A router behind the provider's NAT.
 func TestLabDoubleNATConnect(t *testing.T) {
+	needTime(t)
 	l := newLab(t)
 	w := l.account()
 	at := l.newRouter(routerConf{nat: labPort, behind: l.router(labPort)}).host()
 	w.attic.serve(l.router(labPort).host())
 	w.setups(at, labEnough(2, 20))
+}
+
+// A device behind a NAT that forgets flows after 30 s stays reachable, at the
+// price of a packet each way in 20 s.
+func TestLabIdle(t *testing.T) {
+	needHour(t)
+	l := newLab(t)
+	w := l.account()
+	at, there := l.router(labPort).host(), l.router(labPort).host()
+	there.router.timeouts(30*time.Second, 30*time.Second)
+	w.attic.serve(there)
+	const rest = 3 * time.Minute
+	out, in := there.router.packets()
+	<-time.After(rest)
+	out2, in2 := there.router.packets()
+	t.Logf("at rest for %v: %d packets out, %d in", rest, out2-out, in2-in)
+	if most := int(rest / (20 * time.Second)); out2-out > most+1 || in2-in > most+1 {
+		t.Errorf("more than %d packets each way", most)
+	}
+	w.setups(at, 3)
+}
+
+// packets counts what has left and reached a router's provider.
+func (r *labRouter) packets() (out, in int) {
+	r.l.t.Helper()
+	if _, err := fmt.Sscanf(r.l.hub.do("count", r.ns), "ok %d %d", &out, &in); err != nil {
+		r.l.t.Fatal(err)
+	}
+	return out, in
+}
+
+// A birthday attack must not fill the router's table: with room for 1,024
+// flows a second machine behind it still gets through.
+func TestLabSmallTable(t *testing.T) {
+	needTime(t)
+	l := newLab(t)
+	w := l.account()
+	r := l.router(labRandom)
+	at, other := r.host(), r.host()
+	w.attic.serve(l.router(labPort).host())
+	r.maxFlows(1024)
+	s := w.connect(at, "attic")
+	t.Logf("connect: status %d after %v", s.status, s.took)
+	if rtt, lost := other.ping(labCoord4, 5, "0.1"); lost == 100 {
+		t.Errorf("the router's table is full: round trip %v, %d%% lost", rtt, lost)
+	}
+	w.laptop.must(other, "status")
 }

@@ -31,8 +31,9 @@ import (
 const (
 	// labPrefix begins the names of our namespaces, before the test's pid.
 	labPrefix = "sessiolab"
-	// labFull, set to "full" in the environment, asks for the long tests.
-	labFull = "SESSIO_LAB"
+	// labEnv, in the environment, asks for more than make test does: "short",
+	// or "full" for all pairs and moves many times.
+	labEnv = "SESSIO_LAB"
 	// labLogs names a directory to keep the logs of failed runs in.
 	labLogs = "SESSIO_LAB_LOGS"
 
@@ -75,16 +76,25 @@ func needLab(t *testing.T) {
 	t.Skip("SKIPPED: the NAT lab needs root (network namespaces, nftables, TUN): sudo make lab")
 }
 
-// needFull leaves long tests to make lab-full.
-func needFull(t *testing.T) {
+// needTime leaves what takes more than seconds to make lab and make lab-full.
+func needTime(t *testing.T) {
 	t.Helper()
 	needLab(t)
+	if os.Getenv(labEnv) == "" {
+		t.Skip("make lab runs it")
+	}
+}
+
+// needHour leaves what takes minutes to make lab-full.
+func needHour(t *testing.T) {
+	t.Helper()
+	needTime(t)
 	if !labIsFull() {
 		t.Skip("make lab-full runs it")
 	}
 }
 
-func labIsFull() bool { return os.Getenv(labFull) == "full" }
+func labIsFull() bool { return os.Getenv(labEnv) == "full" }
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
