@@ -26,8 +26,8 @@ const (
 	natBaseFor = 2 * time.Second
 )
 
-// A natProbe asks and concludes. Its owner serialises all calls.
-type natProbe struct {
+// A natFinder asks and concludes. Its owner serialises all calls.
+type natFinder struct {
 	echo      func(now time.Time, e echoCall)
 	openSock  func() (int, error)
 	closeSock func(int)
@@ -44,7 +44,7 @@ type natProbe struct {
 
 // start asks anew. What was found before stays until there is more; moved: but
 // where we were seen, for our network is another now.
-func (p *natProbe) start(now time.Time, moved bool) {
+func (p *natFinder) start(now time.Time, moved bool) {
 	p.round++
 	p.asked, p.waits = now, 2
 	if moved {
@@ -64,7 +64,7 @@ func (p *natProbe) start(now time.Time, moved bool) {
 	}
 }
 
-func (p *natProbe) compare(now time.Time) {
+func (p *natFinder) compare(now time.Time) {
 	switch a, b := p.seen[0], p.seen[1]; {
 	case !a.IsValid() || !b.IsValid():
 		p.conclude(now, natKind{}) // the second port is not reached: nothing can be said
@@ -76,7 +76,7 @@ func (p *natProbe) compare(now time.Time) {
 }
 
 // sample sends from n new sockets, one after the other.
-func (p *natProbe) sample(now time.Time, n int) {
+func (p *natFinder) sample(now time.Time, n int) {
 	p.round++
 	round := p.round
 	p.samples = make([]netip.AddrPort, n)
@@ -107,7 +107,7 @@ func (p *natProbe) sample(now time.Time, n int) {
 
 // refresh asks a counting NAT for its next port; it reports whether the answer
 // is awaited.
-func (p *natProbe) refresh(now time.Time) bool {
+func (p *natFinder) refresh(now time.Time) bool {
 	if p.kind.kind != natStep || now.Sub(p.at) < natBaseFor {
 		return false
 	}
@@ -117,7 +117,7 @@ func (p *natProbe) refresh(now time.Time) bool {
 	return true
 }
 
-func (p *natProbe) conclude(now time.Time, k natKind) {
+func (p *natFinder) conclude(now time.Time, k natKind) {
 	p.kind, p.at = k, now
 	p.changed(now)
 }
@@ -166,7 +166,7 @@ func stepOf(ports []int) (step int, ok bool) {
 }
 
 // observed are the addresses at which the coordinator sees the main socket.
-func (p *natProbe) observed() (out []netip.AddrPort) {
+func (p *natFinder) observed() (out []netip.AddrPort) {
 	for _, a := range p.seen {
 		if a.IsValid() && !slices.Contains(out, a) {
 			out = append(out, a)
