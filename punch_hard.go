@@ -19,7 +19,7 @@ import (
 const (
 	// hardAfter is when it begins, counted from the round: until then a plain
 	// ping may get through, for not every NAT filters as it maps.
-	hardAfter = 200 * ms
+	hardAfter = 100 * ms
 	// hardFor bounds one attempt, and hardGap is from one to the next.
 	hardFor = 10 * time.Second
 	hardGap = 15 * time.Second
@@ -298,12 +298,11 @@ func (f *pathFinder) freshSock(now time.Time) {
 	})
 }
 
-// verdict says in words why there is no path, when it is the NATs' doing.
-func (h *hardPunch) verdict() string {
-	if !h.mine.hard() || !h.theirs.hard() {
-		return ""
-	}
-	return "this end's NAT " + h.mine.text() + ", the other end's " + h.theirs.text()
+// hopeless reports whether the NATs of both ends are known, and nothing is known
+// to get through them.
+func (h *hardPunch) hopeless() bool {
+	_, ok := planFor(h.mine, h.theirs, false, false)
+	return !ok && h.mine.hard() && h.theirs.hard()
 }
 
 // text tells what a NAT does.
