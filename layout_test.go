@@ -30,7 +30,7 @@ var layout = []string{
 	"sshsig", "trust_ops trust_stmt", "trust_record trust trust_rules trust_effect trust_view", "trust_build", "trust_recovery", "trust_fork",
 	"trust_frames", "trust_store trust_load trust_derived", "trust_fsck", "trust_exchange",
 	// datagrams, sockets, paths
-	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "punch punch_watch punch_rank punch_hard", "coord_talk", "natkind", "netwatch",
+	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "portmap_wire", "portmap_text", "portmap_ask portmap", "punch punch_watch punch_rank punch_hard", "coord_talk", "natkind", "netwatch",
 	// the SSH server
 	"passwd", "ssh_msg", "ssh_wire", "ssh_auth", "ssh_pty", "ssh_child", "ssh_netchild ssh_session ssh_forward sshserve",
 	// what verbs and coordinator say to each other
