@@ -110,7 +110,7 @@ func probePortMapping(ctx context.Context, port uint16) portReport {
 	ctx, stop := context.WithTimeout(ctx, time.Second)
 	defer stop()
 	if m.find() {
-		m.probe(ctx)
+		m.probe(ctx, false)
 	}
 	return m.report()
 }
@@ -151,15 +151,14 @@ func (m *portMapper) look(ctx context.Context) time.Duration {
 		m.set(netip.AddrPort{}, "")
 		return m.later()
 	}
-	if m.held >= 0 {
-		wait, err := m.hold(ctx, m.held)
+	if i := m.held; i >= 0 {
+		wait, err := m.hold(ctx, i)
 		if err == nil || ctx.Err() != nil {
 			return wait
 		}
-		m.logf(2, "port mapping: %s: %v", portProtocols[m.held], err)
-		m.held = -1
+		m.logf(2, "port mapping: %s: %v", portProtocols[i], err)
 	}
-	for i, answer := range m.probe(ctx).protocols {
+	for i, answer := range m.probe(ctx, true).protocols {
 		if !answer.available || ctx.Err() != nil {
 			continue
 		}
@@ -189,18 +188,30 @@ func (m *portMapper) find() bool {
 	return err == nil
 }
 
-// probe asks by all protocols at once.
-func (m *portMapper) probe(ctx context.Context) portReport {
+// probe asks by all protocols at once. In a hurry it does not wait for those
+// that a better one has made needless.
+func (m *portMapper) probe(ctx context.Context, hurry bool) portReport {
 	var addrs [len(portProtocols)]netip.Addr
+	var ctxs [len(portProtocols)]context.Context
+	var stops [len(portProtocols)]context.CancelFunc
+	for i := range ctxs {
+		ctxs[i], stops[i] = context.WithCancel(ctx)
+		defer stops[i]()
+	}
 	rep := portReport{router: m.router.addr}
 	var asked sync.WaitGroup
 	for i, a := range m.askers {
 		asked.Go(func() {
 			var err error
-			addrs[i], err = a.probe(ctx)
-			rep.protocols[i] = portAnswer{by: portProtocols[i], available: err == nil}
-			if err != nil {
-				rep.protocols[i].err = err.Error()
+			addrs[i], err = a.probe(ctxs[i])
+			if err == nil && hurry {
+				for _, stop := range stops[i+1:] {
+					stop()
+				}
+			}
+			rep.protocols[i] = portAnswer{by: portProtocols[i], available: err == nil, err: portErrorText(err)}
+			if err != nil && ctxs[i].Err() != nil && ctx.Err() == nil {
+				rep.protocols[i].err = "not waited for: a better one was there"
 			}
 		})
 	}
@@ -257,10 +268,21 @@ func (m *portMapper) later() time.Duration {
 func (m *portMapper) failed(i int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.last.protocols[i].err = err.Error()
+	m.last.protocols[i].err = portErrorText(err)
 	if errors.Is(err, errDoubleNAT) {
 		m.last.doubleNAT = true
 	}
+}
+
+// portErrorText leaves out the two addresses that the net package puts before.
+func portErrorText(err error) string {
+	if oe := (*net.OpError)(nil); errors.As(err, &oe) {
+		err = oe.Err
+	}
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // set notes what is mapped, and tells whom it concerns.

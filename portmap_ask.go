@@ -147,7 +147,7 @@ func (p *pcpAsker) ask(ctx context.Context, request []byte, opcode uint8) (r *pc
 			return true, err
 		case err != nil || r.opcode != opcode:
 			return false, nil
-		case r.mapping != nil && (r.mapping.nonce != p.want.nonce || r.mapping.protocol != pcpUDP || r.mapping.port != p.want.port):
+		case r.hasMapping && (r.mapping.nonce != p.want.nonce || r.mapping.protocol != pcpUDP || r.mapping.port != p.want.port):
 			return false, nil
 		}
 		return true, nil
@@ -163,10 +163,14 @@ func (p *pcpAsker) probe(ctx context.Context) (netip.Addr, error) {
 
 func (p *pcpAsker) hold(ctx context.Context, life time.Duration) (portLease, error) {
 	r, err := p.ask(ctx, appendPCPMap(nil, p.router.self, uint32(life/time.Second), &p.want), pcpMap)
-	if err == nil {
-		err = resultError(pcpResults, uint16(r.result))
-	}
 	if err != nil {
+		return portLease{}, err
+	}
+	if err := resultError(pcpResults, uint16(r.result)); err != nil {
+		// miniupnpd 2.3 says which address it has when it refuses for that.
+		if a := r.mapping.external.Addr(); a.Is4() && !a.IsUnspecified() && !publicIPv4(a) {
+			err = doubleNAT(a)
+		}
 		return portLease{}, err
 	}
 	lease, err := newPortLease(r.mapping.external, r.lifetime, r.epoch)

@@ -92,7 +92,7 @@ func (m *pcpMapping) append(b []byte) []byte {
 func readPCPMapping(s *cryptobyte.String, m *pcpMapping) bool {
 	var ip [16]byte
 	var port uint16
-	if !s.CopyBytes(m.nonce[:]) || !s.ReadUint8(&m.protocol) || !s.Skip(3) || !s.ReadUint16(&m.port) || !s.ReadUint16(&port) || !s.CopyBytes(ip[:]) {
+	if len(*s) < 36 || !s.CopyBytes(m.nonce[:]) || !s.ReadUint8(&m.protocol) || !s.Skip(3) || !s.ReadUint16(&m.port) || !s.ReadUint16(&port) || !s.CopyBytes(ip[:]) {
 		return false
 	}
 	m.external = netip.AddrPortFrom(netip.AddrFrom16(ip).Unmap(), port)
@@ -118,7 +118,8 @@ func appendPCPMap(b []byte, self netip.Addr, lifetime uint32, m *pcpMapping) []b
 type pcpReply struct {
 	opcode, result  uint8
 	lifetime, epoch uint32
-	mapping         *pcpMapping
+	mapping         pcpMapping
+	hasMapping      bool
 }
 
 func parsePCPReply(b []byte) (*pcpReply, error) {
@@ -141,11 +142,7 @@ func parsePCPReply(b []byte) (*pcpReply, error) {
 	if r.opcode != pcpMap {
 		return &r, nil
 	}
-	var m pcpMapping
-	switch {
-	case readPCPMapping(&s, &m):
-		r.mapping = &m
-	case r.result == 0:
+	if r.hasMapping = readPCPMapping(&s, &r.mapping); !r.hasMapping && r.result == 0 {
 		return nil, errShort
 	}
 	return &r, nil
