@@ -210,7 +210,9 @@ func eachElement(doc []byte, f func(name, text string)) {
 		}
 		name, ends := strings.CutPrefix(tag, "/")
 		name, empty := strings.CutSuffix(name, "/")
-		name, _, _ = strings.Cut(strings.TrimSpace(name), " ")
+		if i := strings.IndexAny(name, " \t\r\n"); i >= 0 {
+			name = name[:i]
+		}
 		name = name[strings.IndexByte(name, ':')+1:]
 		switch {
 		case empty:

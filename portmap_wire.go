@@ -132,8 +132,12 @@ func parsePCPReply(b []byte) (*pcpReply, error) {
 	if opcode&portReplyBit == 0 {
 		return nil, errors.New("no answer but a request")
 	}
-	if version != pcpVersion {
+	switch version {
+	case pcpVersion:
+	case pmpVersion:
 		return nil, errOtherVersion
+	default:
+		return nil, fmt.Errorf("version %d", version)
 	}
 	r.opcode = opcode &^ portReplyBit
 	if !s.Skip(1) || !s.ReadUint8(&r.result) || !s.ReadUint32(&r.lifetime) || !s.ReadUint32(&r.epoch) || !s.Skip(12) {
@@ -195,8 +199,12 @@ func parsePMPReply(b []byte) (*pmpReply, error) {
 	if opcode&portReplyBit == 0 {
 		return nil, errors.New("no answer but a request")
 	}
-	if version != pmpVersion {
+	switch version {
+	case pmpVersion:
+	case pcpVersion:
 		return nil, errOtherVersion
+	default:
+		return nil, fmt.Errorf("version %d", version)
 	}
 	r.opcode = opcode &^ portReplyBit
 	if !s.ReadUint16(&r.result) || !s.ReadUint32(&r.epoch) {
