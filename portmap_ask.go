@@ -193,7 +193,13 @@ func newPortLease(external netip.AddrPort, seconds, epoch uint32) (portLease, er
 	return portLease{external, time.Duration(seconds) * time.Second, epoch, true}, nil
 }
 
-func doubleNAT(a netip.Addr) error { return fmt.Errorf("%w: its own address is %v", errDoubleNAT, a) }
+// doubleNAT says what is wrong with an address that is not public.
+func doubleNAT(a netip.Addr) error {
+	if !a.Is4() || a.IsUnspecified() {
+		return errors.New("the router has no address outside")
+	}
+	return fmt.Errorf("%w: its own address is %v", errDoubleNAT, a)
+}
 
 // release wishes for no address: RFC 6887, section 15.1.
 func (p *pcpAsker) release(ctx context.Context) error {
@@ -367,7 +373,7 @@ func (u *upnpAsker) external(ctx context.Context) (netip.Addr, error) {
 	}
 	a, err := netip.ParseAddr(text)
 	if err != nil || !a.Is4() || a.IsUnspecified() {
-		return netip.Addr{}, errors.New("the router has no address outside")
+		return netip.Addr{}, doubleNAT(netip.Addr{})
 	}
 	return a, nil
 }

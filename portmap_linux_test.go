@@ -213,7 +213,7 @@ func TestPortMapDoubleNAT(t *testing.T) {
 		if a, _ := m.mapped(); a.IsValid() {
 			t.Errorf("%s is a candidate: %v", inside, a)
 		}
-		if rep := m.report(); !rep.doubleNAT && inside != "0.0.0.0" {
+		if rep := m.report(); rep.doubleNAT != (inside != "0.0.0.0") {
 			t.Errorf("%s: %+v", inside, rep)
 		}
 		notes := r.notes()

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -66,6 +67,7 @@ func TestPortMapRouter(t *testing.T) {
 	t.Run("the port is taken", portMapTaken)
 	t.Run("short leases are renewed", portMapRenewed)
 	t.Run("the router starts anew", portMapRestart)
+	t.Run("we were killed", portMapKilled)
 	t.Run("double NAT", portMapDouble)
 	t.Run("no router", portMapNone)
 }
@@ -130,6 +132,26 @@ func portMapRestart(t *testing.T) {
 		}
 		waitUntil(t, func() bool { return strings.Contains(w.ruleset(t), "dport 7722") })
 		w.reaches(t, m, at)
+		m.ends(t)
+		w.down()
+	}
+}
+
+// portMapKilled comes back while the router still holds the old mapping.
+func portMapKilled(t *testing.T) {
+	for _, c := range []struct{ conf, input string }{
+		{"enable_natpmp=yes\nenable_upnp=no\n", ""},
+		{"enable_natpmp=yes\nenable_upnp=no\n", withoutPCP},
+		{"enable_natpmp=no\nenable_upnp=yes\n", ""},
+	} {
+		w := newPortWorld(t, wanAddr, c.input, c.conf)
+		m := w.machine(t, "2h")
+		m.waits(t, "\nmapped ")
+		m.end(syscall.SIGKILL)
+		m = w.machine(t, "2h")
+		m.waits(t, "\nmapped ")
+		t.Log(m.said())
+		w.reaches(t, m, wanAddr+":7722")
 		m.ends(t)
 		w.down()
 	}
@@ -311,6 +333,7 @@ func portMachineMain(t *testing.T) {
 	}
 	m.times.floor, m.times.calm = 500*ms, 100*ms
 	ctx, stop := context.WithCancel(t.Context())
+	files, goroutines := openFiles(t), runtime.NumGoroutine()
 	var running sync.WaitGroup
 	running.Go(func() { m.run(ctx) })
 	in := bufio.NewScanner(os.Stdin)
@@ -328,6 +351,19 @@ func portMachineMain(t *testing.T) {
 	start := time.Now()
 	running.Wait()
 	fmt.Printf("ended within %v\n", time.Since(start))
+	waitUntil(t, func() bool { return runtime.NumGoroutine() <= goroutines }) // some are just going
+	if n := openFiles(t); n > files {
+		t.Errorf("%d files are left open", n-files)
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	dir, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(dir)
 }
 
 func showPortReport(r portReport) {
