@@ -45,22 +45,32 @@ func TestPortMapRouter(t *testing.T) {
 		portMachineMain(t)
 		return
 	case "":
+		t.Parallel()
 		inOwnNames(t)
 		return
 	}
 	t.Run("pcp", func(t *testing.T) {
+		t.Parallel()
 		w := newPortWorld(t, wanAddr, "", "enable_natpmp=yes\nenable_upnp=no\n")
 		w.mapsAndReleases(t, "pcp")
 	})
 	t.Run("nat-pmp", func(t *testing.T) {
+		t.Parallel()
 		w := newPortWorld(t, wanAddr, withoutPCP, "enable_natpmp=yes\nenable_upnp=no\n")
 		w.mapsAndReleases(t, "nat-pmp")
 	})
 	t.Run("upnp", func(t *testing.T) {
+		t.Parallel()
 		w := newPortWorld(t, wanAddr, "", "enable_natpmp=no\nenable_upnp=yes\nsecure_mode=yes\n")
 		w.mapsAndReleases(t, "upnp")
 	})
+	t.Run("upnp by multicast", func(t *testing.T) {
+		t.Parallel()
+		w := newPortWorld(t, wanAddr, "ip daddr 192.168.77.1 udp dport 1900 drop", "enable_natpmp=no\nenable_upnp=yes\n")
+		w.mapsAndReleases(t, "upnp")
+	})
 	t.Run("upnp version 1", func(t *testing.T) {
+		t.Parallel()
 		w := newPortWorld(t, wanAddr, "", "enable_natpmp=no\nenable_upnp=yes\nforce_igd_desc_v1=yes\nsecure_mode=yes\n")
 		w.mapsAndReleases(t, "upnp")
 	})
@@ -74,33 +84,36 @@ func TestPortMapRouter(t *testing.T) {
 
 // portMapTaken has the port mapped for somebody else already.
 func portMapTaken(t *testing.T) {
-	for _, c := range []struct{ by, conf, input string }{
+	for i, c := range []struct{ by, conf, input string }{
 		{"pcp", "enable_natpmp=yes\nenable_upnp=no\n", ""},
 		{"nat-pmp", "enable_natpmp=yes\nenable_upnp=no\n", withoutPCP},
 		{"upnp", "enable_natpmp=no\nenable_upnp=yes\n", ""},
 		{"upnp", "enable_natpmp=no\nenable_upnp=yes\nforce_igd_desc_v1=yes\n", ""},
 	} {
-		leases := filepath.Join(t.TempDir(), "leases")
-		if err := os.WriteFile(leases, []byte("UDP:7722:192.168.77.9:7722:0:other\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		w := newPortWorld(t, wanAddr, c.input, c.conf+"lease_file="+leases+"\n")
-		m := w.machine(t, "2h")
-		at := m.mapped(t, c.by)
-		if strings.HasSuffix(at, ":7722") {
-			t.Errorf("%s: got the port of somebody else", c.by)
-		}
-		w.reaches(t, m, at)
-		m.ends(t)
-		if left := w.ruleset(t); strings.Contains(left, "192.168.77.2") || !strings.Contains(left, "192.168.77.9") {
-			t.Errorf("%s: our mapping was not ended, or another's was:\n%s", c.by, left)
-		}
-		w.down()
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			leases := filepath.Join(t.TempDir(), "leases")
+			if err := os.WriteFile(leases, []byte("UDP:7722:192.168.77.9:7722:0:other\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w := newPortWorld(t, wanAddr, c.input, c.conf+"lease_file="+leases+"\n")
+			m := w.machine(t, "2h")
+			at := m.mapped(t, c.by)
+			if strings.HasSuffix(at, ":7722") {
+				t.Errorf("%s: got the port of somebody else", c.by)
+			}
+			w.reaches(t, m, at)
+			m.ends(t)
+			if left := w.ruleset(t); strings.Contains(left, "192.168.77.2") || !strings.Contains(left, "192.168.77.9") {
+				t.Errorf("%s: our mapping was not ended, or another's was:\n%s", c.by, left)
+			}
+		})
 	}
 }
 
 // portMapRenewed grants two seconds, and sees six of them.
 func portMapRenewed(t *testing.T) {
+	t.Parallel()
 	w := newPortWorld(t, wanAddr, "", "enable_natpmp=yes\nenable_upnp=no\n")
 	m := w.machine(t, "2s")
 	at := m.mapped(t, "pcp")
@@ -113,73 +126,79 @@ func portMapRenewed(t *testing.T) {
 }
 
 func portMapRestart(t *testing.T) {
-	for _, c := range []struct{ by, conf, input string }{
+	for i, c := range []struct{ by, conf, input string }{
 		{"pcp", "enable_natpmp=yes\nenable_upnp=no\n", ""},
 		{"nat-pmp", "enable_natpmp=yes\nenable_upnp=no\n", withoutPCP},
 		{"upnp", "enable_natpmp=no\nenable_upnp=yes\n", ""},
 	} {
-		w := newPortWorld(t, wanAddr, c.input, c.conf)
-		m := w.machine(t, "2h")
-		at := m.mapped(t, c.by)
-		w.router.end(syscall.SIGKILL)
-		w.run(t, "rtr", "nft", "flush", "ruleset")
-		w.rules(t, c.input)
-		// An epoch may stand at the old one's value for a second: let it.
-		waitUntil(t, func() bool { return time.Since(w.started) > 4*time.Second })
-		w.start(t)
-		if c.by == "upnp" { // which says nothing when it starts
-			m.line(t, "again")
-		}
-		waitUntil(t, func() bool { return strings.Contains(w.ruleset(t), "dport 7722") })
-		w.reaches(t, m, at)
-		m.ends(t)
-		w.down()
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			w := newPortWorld(t, wanAddr, c.input, c.conf)
+			m := w.machine(t, "2h")
+			at := m.mapped(t, c.by)
+			w.router.end(syscall.SIGKILL)
+			w.run(t, "rtr", "nft", "flush", "ruleset")
+			w.rules(t, c.input)
+			// An epoch may stand at the old one's value for a second: let it.
+			waitUntil(t, func() bool { return time.Since(w.started) > 4*time.Second })
+			w.start(t)
+			if c.by == "upnp" { // which says nothing when it starts
+				m.line(t, "again")
+			}
+			waitUntil(t, func() bool { return strings.Contains(w.ruleset(t), "dport 7722") })
+			w.reaches(t, m, at)
+			m.ends(t)
+		})
 	}
 }
 
 // portMapKilled comes back while the router still holds the old mapping.
 func portMapKilled(t *testing.T) {
-	for _, c := range []struct{ conf, input string }{
+	for i, c := range []struct{ conf, input string }{
 		{"enable_natpmp=yes\nenable_upnp=no\n", ""},
 		{"enable_natpmp=yes\nenable_upnp=no\n", withoutPCP},
 		{"enable_natpmp=no\nenable_upnp=yes\n", ""},
 	} {
-		w := newPortWorld(t, wanAddr, c.input, c.conf)
-		m := w.machine(t, "2h")
-		m.waits(t, "\nmapped ")
-		m.end(syscall.SIGKILL)
-		m = w.machine(t, "2h")
-		m.waits(t, "\nmapped ")
-		t.Log(m.said())
-		w.reaches(t, m, wanAddr+":7722")
-		m.ends(t)
-		w.down()
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			w := newPortWorld(t, wanAddr, c.input, c.conf)
+			m := w.machine(t, "2h")
+			m.waits(t, "\nmapped ")
+			m.end(syscall.SIGKILL)
+			m = w.machine(t, "2h")
+			m.waits(t, "\nmapped ")
+			w.reaches(t, m, wanAddr+":7722")
+			m.ends(t)
+		})
 	}
 }
 
 func portMapDouble(t *testing.T) {
-	for _, c := range []struct{ conf, input, says string }{
+	for i, c := range []struct{ conf, input, says string }{
 		{"enable_natpmp=yes\nenable_upnp=no\n", "", "double true, ; pcp true the router is itself behind another NAT: its own address is 100.64.9.1;"},
 		{"enable_natpmp=yes\nenable_upnp=no\n", withoutPCP, "nat-pmp false the router refuses: the router has no network (3);"},
 		{"enable_natpmp=no\nenable_upnp=yes\n", "", "upnp false the router has no address outside end"},
 	} {
-		w := newPortWorld(t, "100.64.9.1", c.input, c.conf)
-		m := w.machine(t, "2h")
-		for end := time.Now().Add(scriptWait); !strings.Contains(m.said(), c.says); time.Sleep(100 * ms) {
-			if m.line(t, "own report"); time.Now().After(end) {
-				t.Fatalf("never said %q:\n%s", c.says, m.said())
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			w := newPortWorld(t, "100.64.9.1", c.input, c.conf)
+			m := w.machine(t, "2h")
+			for end := time.Now().Add(scriptWait); !strings.Contains(m.said(), c.says); time.Sleep(100 * ms) {
+				if m.line(t, "own report"); time.Now().After(end) {
+					t.Fatalf("never said %q:\n%s", c.says, m.said())
+				}
 			}
-		}
-		if strings.Contains(m.said(), "mapped ") {
-			t.Errorf("an address inside another NAT was used:\n%s", m.said())
-		}
-		m.ends(t)
-		w.down()
+			if strings.Contains(m.said(), "mapped ") {
+				t.Errorf("an address inside another NAT was used:\n%s", m.said())
+			}
+			m.ends(t)
+		})
 	}
 }
 
 // portMapNone has a router that answers nothing, and none at all.
 func portMapNone(t *testing.T) {
+	t.Parallel()
 	w := newPortWorld(t, wanAddr, "", "")
 	m := w.machine(t, "2h")
 	m.line(t, "report")
@@ -195,6 +214,7 @@ func portMapNone(t *testing.T) {
 
 // A portWorld is a WAN, a router and a LAN.
 type portWorld struct {
+	number  string // before its namespaces' names
 	conf    string
 	router  *portProc
 	started time.Time
@@ -203,18 +223,18 @@ type portWorld struct {
 
 func newPortWorld(t *testing.T, outside, input, conf string) *portWorld {
 	t.Helper()
-	w := &portWorld{conf: filepath.Join(t.TempDir(), "conf"), peer: strings.TrimSuffix(outside, "1") + "2"}
+	w := &portWorld{number: fmt.Sprint(lastFakeRouter.Add(1)), conf: filepath.Join(t.TempDir(), "conf"), peer: strings.TrimSuffix(outside, "1") + "2"}
 	t.Cleanup(w.down)
 	settings := conf + "ext_ifname=wan\nlistening_ip=lan\nipv6_disable=yes\nmin_lifetime=1\nsystem_uptime=no\nuuid=e1f2a3b4-0000-4000-8000-000000000001\n"
 	if err := os.WriteFile(w.conf, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"netns add wan", "netns add rtr", "netns add lan", "-n wan link set lo up", "-n rtr link set lo up", "-n lan link set lo up",
-		"link add wan netns rtr type veth peer name eth0 netns wan", "link add lan netns rtr type veth peer name eth0 netns lan",
-		"-n wan addr add " + w.peer + "/24 dev eth0", "-n rtr addr add " + outside + "/24 dev wan",
-		"-n rtr addr add 192.168.77.1/24 dev lan", "-n lan addr add 192.168.77.2/24 dev eth0",
-		"-n wan link set eth0 up", "-n rtr link set wan up", "-n rtr link set lan up", "-n lan link set eth0 up", "-n lan route add default via 192.168.77.1"} {
-		runIP(t, strings.Fields(line)...)
+	for _, line := range []string{"netns add @wan", "netns add @rtr", "netns add @lan", "-n @wan link set lo up", "-n @rtr link set lo up", "-n @lan link set lo up",
+		"link add wan netns @rtr type veth peer name eth0 netns @wan", "link add lan netns @rtr type veth peer name eth0 netns @lan",
+		"-n @wan addr add " + w.peer + "/24 dev eth0", "-n @rtr addr add " + outside + "/24 dev wan",
+		"-n @rtr addr add 192.168.77.1/24 dev lan", "-n @lan addr add 192.168.77.2/24 dev eth0",
+		"-n @wan link set eth0 up", "-n @rtr link set wan up", "-n @rtr link set lan up", "-n @lan link set eth0 up", "-n @lan route add default via 192.168.77.1"} {
+		runIP(t, strings.Fields(strings.ReplaceAll(line, "@", w.number))...)
 	}
 	w.run(t, "rtr", "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
 	w.rules(t, input)
@@ -231,13 +251,13 @@ func (w *portWorld) down() {
 		w.router = nil
 	}
 	for _, ns := range []string{"wan", "rtr", "lan"} {
-		exec.Command("ip", "netns", "del", ns).Run()
+		exec.Command("ip", "netns", "del", w.number+ns).Run()
 	}
 }
 
 func (w *portWorld) rules(t *testing.T, input string) {
 	t.Helper()
-	cmd := exec.Command("ip", "netns", "exec", "rtr", "nft", "-f", "-")
+	cmd := exec.Command("ip", "netns", "exec", w.number+"rtr", "nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(fmt.Sprintf(lanRules, input))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("nft: %v\n%s", err, out)
@@ -247,7 +267,7 @@ func (w *portWorld) rules(t *testing.T, input string) {
 // start has miniupnpd up and listening.
 func (w *portWorld) start(t *testing.T) {
 	t.Helper()
-	w.router = startPortProc(t, nil, "rtr", "/usr/sbin/miniupnpd", "-d", "-f", w.conf, "-P", w.conf+".pid")
+	w.router = startPortProc(t, nil, w.number+"rtr", "/usr/sbin/miniupnpd", "-d", "-f", w.conf, "-P", w.conf+".pid")
 	w.started = time.Now()
 	waitUntil(t, func() bool { return w.router.over() || strings.Contains(w.router.said(), "starting") })
 	if w.router.over() && !strings.Contains(w.router.said(), "starting") {
@@ -257,7 +277,7 @@ func (w *portWorld) start(t *testing.T) {
 
 func (w *portWorld) run(t *testing.T, ns string, args ...string) string {
 	t.Helper()
-	out, err := exec.Command("ip", append([]string{"netns", "exec", ns}, args...)...).CombinedOutput()
+	out, err := exec.Command("ip", append([]string{"netns", "exec", w.number + ns}, args...)...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %v\n%s", args, err, out)
 	}
@@ -270,7 +290,7 @@ func (w *portWorld) ruleset(t *testing.T) string { return w.run(t, "rtr", "nft",
 func (w *portWorld) machine(t *testing.T, life string) *portProc {
 	t.Helper()
 	env := []string{portRoleEnv + "=machine", "SESSIO_TEST_LIFE=" + life, "GORACE=atexit_sleep_ms=0"}
-	m := startPortProc(t, env, "lan", os.Args[0], "-test.run=^TestPortMapRouter$")
+	m := startPortProc(t, env, w.number+"lan", os.Args[0], "-test.run=^TestPortMapRouter$")
 	t.Cleanup(func() { m.end(syscall.SIGKILL) })
 	return m
 }
@@ -456,7 +476,7 @@ func (p *portProc) ends(t *testing.T) {
 func inOwnNames(t *testing.T) {
 	t.Helper()
 	inner := "mount --make-rprivate / && mount -t tmpfs tmpfs /run && ip link set lo up && exec \"$0\" \"$@\""
-	cmd := exec.Command("/bin/sh", "-c", inner, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd := exec.Command("/bin/sh", "-c", inner, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.parallel=6")
 	cmd.Env = append(os.Environ(), portRoleEnv+"=all")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if os.Geteuid() != 0 {
