@@ -33,6 +33,9 @@ const (
 	portReleaseTime = time.Second
 )
 
+// announcements is where routers call out to all: RFC 6887, section 14.1.1.
+var announcements = &net.UDPAddr{IP: net.IPv4(224, 0, 0, 1), Port: 5350}
+
 // A portMapper asks the router to keep a UDP port open for us.
 type portMapper struct {
 	port    uint16
@@ -119,7 +122,7 @@ func probePortMapping(ctx context.Context, port uint16) portReport {
 func (m *portMapper) run(ctx context.Context) {
 	ctx, stop := context.WithCancel(ctx)
 	var listener sync.WaitGroup
-	listener.Go(func() { m.listen(ctx) })
+	var announced *net.UDPConn
 	defer listener.Wait()
 	defer stop()
 	timer := time.NewTimer(0)
@@ -141,6 +144,11 @@ func (m *portMapper) run(ctx context.Context) {
 			return
 		}
 		timer.Reset(m.look(ctx))
+		if announced == nil { // fails while there is no network
+			if announced, _ = net.ListenMulticastUDP("udp4", nil, announcements); announced != nil {
+				listener.Go(func() { m.listen(ctx, announced) })
+			}
+		}
 	}
 }
 
@@ -169,7 +177,9 @@ func (m *portMapper) look(ctx context.Context) time.Duration {
 		m.logf(2, "port mapping: %s: %v", answer.by, err)
 		m.failed(i, err)
 	}
-	m.set(netip.AddrPort{}, "")
+	if ctx.Err() == nil {
+		m.set(netip.AddrPort{}, "")
+	}
 	return m.later()
 }
 
@@ -316,14 +326,9 @@ func (m *portMapper) release(ctx context.Context) {
 	m.external, m.by = netip.AddrPort{}, ""
 }
 
-// listen hears what the router announces to all: RFC 6887, section 14.1.
-// Where it cannot, the looks notice as well, but later.
-func (m *portMapper) listen(ctx context.Context) {
-	conn, err := net.ListenMulticastUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(224, 0, 0, 1), Port: 5350})
-	if err != nil {
-		m.logf(2, "port mapping: cannot listen to the router: %v", err)
-		return
-	}
+// listen hears what the router announces to all. Where it cannot, the looks
+// notice as well, but later.
+func (m *portMapper) listen(ctx context.Context, conn *net.UDPConn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	buf := make([]byte, maxPCP)
