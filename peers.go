@@ -54,9 +54,10 @@ type peerProc struct {
 
 // A noteState is the exchange of notes with one process.
 type noteState struct {
-	nonce  uint64 // of our last one, 0 = none
-	theirs uint64 // of the last that came, 0 = none
-	had    bool   // the other end has ours
+	nonce  uint64         // of our last one, 0 = none
+	theirs uint64         // of the last that came, 0 = none
+	from   netip.AddrPort // where the coordinator saw its sender
+	had    bool           // the other end has ours
 	began  time.Time
 	sent   int
 	nat    natKind // theirs
