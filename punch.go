@@ -90,10 +90,10 @@ type pathTry struct {
 	mapped   bool // the peer's router keeps it open
 	admitted bool
 	proved   bool
-	returned bool // has proved itself at least once
-	moved    bool // the peer says that it is here now
-	pings    int  // sent before it was vouched
-	credit   int  // bytes that it may still be sent while neither named nor returned
+	returned bool      // has proved itself at least once
+	pings    int       // sent before it was vouched
+	credit   int       // bytes that it may still be sent while neither named nor returned
+	movedAt  time.Time // when the peer last said that it is here now
 	rtt      time.Duration
 	start    time.Time   // of the round
 	step     int         // of pingTimes
@@ -173,7 +173,7 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 	if !slices.Contains(addrs, observed) && usableAddr(observed) {
 		f.named(now, observed, nil)
 		t := f.tries[udpKey{0, observed}]
-		t.moved = t.moved || moved
+		t.moves(now, moved)
 		if t != f.best {
 			t.restart(now)
 		}
@@ -184,7 +184,7 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 		}
 		t := f.know(now, udpSource{addr: a})
 		t.mapped = t.mapped || i == 0
-		t.moved = t.moved || moved
+		t.moves(now, moved)
 		if f.flight && !t.admitted && !t.named {
 			f.router.trial(t.src, flightCredit)
 		}
@@ -199,6 +199,13 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 		f.question(now)
 	}
 	f.tick(now)
+}
+
+// moves notes that the peer says it is here now, if it does.
+func (t *pathTry) moves(now time.Time, moved bool) {
+	if moved {
+		t.movedAt = now
+	}
 }
 
 // know returns what is known of an address, and makes room for a new one.
@@ -423,11 +430,12 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 			f.router.replay(from)
 		}
 	}
-	if m.moved && t != f.best && !t.moved {
-		t.moved, t.proved = true, false
+	if m.moved && t != f.best && (f.best == nil || !t.movedAt.After(f.best.movedAt)) {
+		t.movedAt, t.proved = now, false
 		f.askBack(now, t)
 		return
 	}
+	t.moves(now, m.moved)
 	switch {
 	case !t.proved && (first || t.next.IsZero()):
 		f.askBack(now, t)
@@ -487,19 +495,16 @@ func (f *pathFinder) choose(now time.Time, t *pathTry) {
 	}
 	t.missed, t.next = 0, now.Add(f.idleGap())
 	b := f.best
-	yields := b == nil || t.moved && !b.moved || b.missed >= 2 || f.moving && b.missed >= 1
+	yields := b == nil || t.movedAt.After(b.movedAt) || b.missed >= 2 || f.moving && b.missed >= 1
 	if !yields && !betterPath(t, b) {
 		return
 	}
-	again := b == nil || !f.doubt.IsZero() || t.moved
+	again := b == nil || !f.doubt.IsZero() || t.movedAt.After(b.movedAt)
 	if !f.since.IsZero() {
 		f.moves++
 	}
 	f.best, f.since, f.lostAt, f.rivalAt = t, now, time.Time{}, now
 	f.doubt, f.moving = time.Time{}, false
-	for _, o := range f.tries {
-		o.moved = false
-	}
 	f.router.logf("path is now %s %v, round trip %v", t.kind(), t.src.addr, t.rtt.Round(ms))
 	f.router.setPath(t.src)
 	if again {

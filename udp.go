@@ -26,9 +26,10 @@ var virtualNet = netip.MustParsePrefix("100::/64")
 
 const (
 	// maxReplay is how many of the last datagrams are kept per peer, to be
-	// sent again when a path returns or a new address may be tried: the two
-	// of a first flight with a post-quantum key share, and two more.
-	maxReplay = 4
+	// sent again when a path returns or a new address may be tried: what a
+	// typist and QUIC's probes send in a quarter of a second. Of small ones each
+	// takes its size, at most 18 KB in all.
+	maxReplay = 12
 	// maxSegment is the largest single datagram kept, in bytes.
 	maxSegment = 1500
 )
