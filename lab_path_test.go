@@ -113,7 +113,8 @@ func TestLabSetupTime(t *testing.T) {
 // labSlack is what this machine's other work may add to a median.
 const labSlack = 15 * time.Millisecond
 
-// Every tenth packet is lost, each way, and still every connect succeeds.
+// Every tenth packet is lost, each way, alone or in bursts, and still every
+// connect succeeds.
 func TestLabLoss(t *testing.T) {
 	needTime(t)
 	l := newLab(t)
@@ -126,6 +127,8 @@ func TestLabLoss(t *testing.T) {
 	if got := quantile(links, 0.9); labIsFull() && got > 3*ideal {
 		t.Errorf("of ten connects one took %v, want at most %v", got, 3*ideal)
 	}
+	l.hub.do("burst", at.router.ns, "3")
+	w.setups(at, labEnough(10, 100))
 }
 
 // A satellite: 600 ms to everybody.

@@ -316,8 +316,14 @@ func TestLabDelayAndLoss(t *testing.T) {
 		}
 	}
 	l.hub.do("loss", a.router.ns, "10")
-	if _, lost := b.ping(a.addr4, 300, "0.002", "-W", "0.2"); lost < 9 || lost > 31 { // 19 % of round trips
-		t.Errorf("%d%% lost, not about 19", lost)
+	near, far := b.udp(":0"), a.udp(a.addr4+":42000")
+	for _, burst := range []string{"1", "3"} {
+		l.hub.do("burst", a.router.ns, burst)
+		lost := l.lose(near, far)
+		t.Logf("%.1f%% lost in bursts of %s", lost, burst)
+		if lost < 6 || lost > 14 {
+			t.Errorf("%.1f%% lost in bursts of %s, not 10", lost, burst)
+		}
 	}
 	l.hub.do("loss", a.router.ns, "0")
 	l.hub.do("mtu", a.router.ns, "1300")
@@ -331,6 +337,31 @@ func TestLabDelayAndLoss(t *testing.T) {
 	if _, lost := b.ping(a.addr4, 3, "0.01", "-W", "0.2", "-M", "do", "-s", "1400"); lost != 100 {
 		t.Errorf("a hole for large packets let some through: %d%% lost", lost)
 	}
+}
+
+// lose sends many packets and returns the share lost, in percent.
+func (l *lab) lose(from, to *net.UDPConn) float64 {
+	l.t.Helper()
+	const n = 2000
+	to.SetReadDeadline(time.Now().Add(1500 * time.Millisecond))
+	came := make(chan int)
+	go func() {
+		got := 0
+		for buf := make([]byte, 100); ; got++ {
+			if _, err := to.Read(buf); err != nil {
+				came <- got
+				return
+			}
+		}
+	}()
+	pace := time.Tick(time.Millisecond) // all at once would flow over in a queue
+	for i := range n {
+		l.say(from, socketAddr(to), "one of many")
+		if i%4 == 0 {
+			<-pace
+		}
+	}
+	return 100 * float64(n-<-came) / n
 }
 
 // ping returns the median round trip and the share lost, in percent.
