@@ -238,6 +238,10 @@ func TestLabIPv6(t *testing.T) {
 			t.Errorf("from %v: %v", c.from.LocalAddr(), ok)
 		}
 	}
+	l.hub.do("mtu", r.ns, "1300")
+	if said := h.tooBig(labCoord6); !strings.Contains(said, "1300") {
+		t.Errorf("no word of the smaller size: %s", said)
+	}
 	r.hole6()
 	l.say(near, socketAddr(far), "gone")
 	if _, ok := l.hear(far, "gone"); ok {
@@ -327,8 +331,8 @@ func TestLabDelayAndLoss(t *testing.T) {
 	}
 	l.hub.do("loss", a.router.ns, "0")
 	l.hub.do("mtu", a.router.ns, "1300")
-	if out := b.l.run("", "ip", "netns", "exec", b.ns, "sh", "-c", "ping -c 2 -i 0.1 -W 0.2 -M do -s 1400 "+a.addr4+" || true"); !strings.Contains(out, "1300") {
-		t.Errorf("no word of the smaller size: %s", out)
+	if said := b.tooBig(a.addr4); !strings.Contains(said, "1300") {
+		t.Errorf("no word of the smaller size: %s", said)
 	}
 	if _, lost := b.ping(a.addr4, 5, "0.01", "-W", "0.2", "-M", "dont", "-s", "2000"); lost != 0 {
 		t.Errorf("in fragments: %d%% lost", lost)
@@ -336,6 +340,31 @@ func TestLabDelayAndLoss(t *testing.T) {
 	l.hub.do("hole", a.router.ns, "1300")
 	if _, lost := b.ping(a.addr4, 3, "0.01", "-W", "0.2", "-M", "do", "-s", "1400"); lost != 100 {
 		t.Errorf("a hole for large packets let some through: %d%% lost", lost)
+	}
+}
+
+// A megabit a second takes 25,000 bytes in a fifth of a second.
+func TestLabRate(t *testing.T) {
+	l := newLab(t)
+	from, h := l.coord.udp(":0"), l.router(labPublic).host()
+	to := h.udp(h.addr4 + ":42000")
+	l.hub.do("rate", h.router.ns, "1000000")
+	packet := strings.Repeat("x", 1250-28)
+	for range 20 {
+		l.say(from, socketAddr(to), packet)
+	}
+	to.SetReadDeadline(time.Now().Add(2 * time.Second))
+	var first time.Time
+	for i := range 20 {
+		if _, err := to.Read(make([]byte, 2000)); err != nil {
+			t.Fatalf("packet %d: %v", i, err)
+		}
+		if i == 0 {
+			first = time.Now()
+		}
+	}
+	if took := time.Since(first); (took - 190*time.Millisecond).Abs() > 20*time.Millisecond {
+		t.Errorf("19 packets took %v, not 190 ms", took)
 	}
 }
 
@@ -362,6 +391,13 @@ func (l *lab) lose(from, to *net.UDPConn) float64 {
 		}
 	}
 	return 100 * float64(n-<-came) / n
+}
+
+// tooBig sends what does not pass a limit of 1,300 bytes and returns what ping
+// says to that.
+func (h *labHost) tooBig(to string) string {
+	out, _ := h.command("ping", "-n", "-c", "2", "-i", "0.1", "-W", "0.2", "-M", "do", "-s", "1400", to).CombinedOutput() // the error is wanted
+	return string(out)
 }
 
 // ping returns the median round trip and the share lost, in percent.
