@@ -104,14 +104,14 @@ func TestLabSetupTime(t *testing.T) {
 		device := w.attic.serve(there)
 		links := w.setups(at, labEnough(5, 30))
 		device.stop()
-		if got, want := quantile(links, 0.5), labCoordRTT+labPeerRTT+10*time.Millisecond; got > want+labSlack {
-			t.Errorf("%s to %s: the median link took %v, want %v", k[0], k[1], got, want)
+		if got, want := quantile(links, 0.25), labCoordRTT+labPeerRTT+10*time.Millisecond; got > want+labSlack {
+			t.Errorf("%s to %s: a good quarter of the links took %v, want %v", k[0], k[1], got, want)
 		}
 	}
 }
 
-// labSlack is what this machine's other work may add to a median.
-const labSlack = 25 * time.Millisecond
+// labSlack is what this machine's other work may add.
+const labSlack = 15 * time.Millisecond
 
 // Every tenth packet is lost, each way, alone or in bursts, and still every
 // connect succeeds.

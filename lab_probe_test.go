@@ -63,6 +63,18 @@ func (l *lab) hear(at *net.UDPConn, word string) (from netip.AddrPort, ok bool) 
 	}
 }
 
+// reach says a word until it is heard: a new path may take its time.
+func (l *lab) reach(from, to *net.UDPConn, word string) (seen netip.AddrPort, ok bool) {
+	l.t.Helper()
+	for range 5 {
+		l.say(from, socketAddr(to), word)
+		if seen, ok = l.hear(to, word); ok {
+			break
+		}
+	}
+	return seen, ok
+}
+
 func socketAddr(c *net.UDPConn) netip.AddrPort { return c.LocalAddr().(*net.UDPAddr).AddrPort() }
 
 // A natProbe is four sockets of the coordinator's host: two addresses with two
@@ -85,8 +97,7 @@ func (p *natProbe) mappings(near *net.UDPConn) (seen []netip.AddrPort) {
 	p.t.Helper()
 	for i, far := range p.far {
 		word := fmt.Sprint("map ", i)
-		p.say(near, socketAddr(far), word)
-		from, ok := p.hear(far, word)
+		from, ok := p.reach(near, far, word)
 		if !ok {
 			p.t.Fatalf("%v does not get through to %v", near.LocalAddr(), far.LocalAddr())
 		}
@@ -99,8 +110,7 @@ func (p *natProbe) mappings(near *net.UDPConn) (seen []netip.AddrPort) {
 // "1000" is the first alone.
 func (p *natProbe) lets(near *net.UDPConn) string {
 	p.t.Helper()
-	p.say(near, socketAddr(p.far[0]), "open")
-	at, ok := p.hear(p.far[0], "open")
+	at, ok := p.reach(near, p.far[0], "open")
 	if !ok {
 		p.t.Fatal("nothing gets out")
 	}
@@ -224,8 +234,7 @@ func TestLabIPv6(t *testing.T) {
 	r := l.newRouter(routerConf{nat: labPort, v6: true})
 	h := r.host()
 	near, far, other := h.udp("["+h.addr6+"]:41000"), l.coord.udp("["+labCoord6+"]:7001"), l.coord.udp("["+labOther6+"]:7001")
-	l.say(near, socketAddr(far), "out")
-	from, ok := l.hear(far, "out")
+	from, ok := l.reach(near, far, "out")
 	if !ok || from != socketAddr(near) {
 		t.Fatalf("seen at %v, %v: not without NAT", from, ok)
 	}

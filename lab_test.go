@@ -140,6 +140,7 @@ type labHost struct {
 	ns string
 
 	router *labRouter // that it is behind; nil for routers and coordinator
+	dev    string     // with which it is plugged in
 	addr4  string     // in its network, as is addr6; "" for none
 	addr6  string
 }
