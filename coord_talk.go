@@ -298,6 +298,7 @@ func (c *coordTalk) handle(now time.Time, h msgHead, rest []byte, from udpSource
 // elsewhere somebody passes its words on, before they come themselves.
 func (c *coordTalk) heard(now time.Time, from udpSource) {
 	if slices.Contains(c.addrs, from.addr) {
+		from.sock = 0 // whichever of our sockets asked
 		c.at, c.heardAt = from, now
 	}
 }

@@ -29,7 +29,7 @@ var labGoals = map[string]labGoal{
 	"P-S": {100, true}, "P-B": {100, true}, "P-R": {100, true}, "S-P": {100, true}, "B-P": {100, true}, "R-P": {100, true},
 	"E-S": {98, true}, "E-B": {99, true}, "E-R": {98, true}, "S-E": {98, true}, "B-E": {99, true}, "R-E": {98, true},
 	"S-S": {85, true}, "S-B": {85, true}, "B-S": {85, true}, "B-B": {85, true},
-	"late": {100, false},
+	"late": {100, true},
 }
 
 // judge compares what succeeded with a goal. Of a few runs one may miss a goal

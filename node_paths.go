@@ -133,10 +133,31 @@ func (n *node) placed(now time.Time, at netip.AddrPort) {
 	if n.nat.seen[0].IsValid() && n.nat.seen[0] != at {
 		n.nat.start(now, true)
 	}
+	if n.keepPort && n.ports == nil && !n.closed && behindNAT(at.Addr()) {
+		n.ports = newPortMapper(n.mux.port(), n.logf, n.portChanged)
+		n.running.Go(func() { n.ports.run(n.life) })
+	}
 }
 
-// mapped is the port that the router keeps open for us, if any.
-func (n *node) mapped() netip.AddrPort { return netip.AddrPort{} }
+// behindNAT reports whether an address at which we are seen is none of ours: only
+// then is there a router to be asked for a port.
+func behindNAT(seen netip.Addr) bool {
+	return seen.Is4() && !seen.IsLoopback() &&
+		!slices.ContainsFunc(machineAddrs(), func(p netip.Prefix) bool { return p.Addr() == seen })
+}
+
+// portChanged tells the coordinator and peers of another mapped port.
+func (n *node) portChanged() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	at, by := n.ports.mapped()
+	n.logf(2, "the router keeps %v open for us (%s)", at, by)
+	n.talk.beatSoon()
+	for _, q := range n.peers.byVirtual {
+		n.tellLocked(time.Now(), q)
+	}
+	n.poke()
+}
 
 // roam acts on a change of our own network: the coordinator and every peer
 // learn where we are now, and all paths are tried.
@@ -147,6 +168,9 @@ func (n *node) roam(now time.Time, why string) {
 	n.talk.at = udpSource{} // any of its addresses may be the one that is reached
 	n.talk.beatSoon()
 	n.nat.start(now, true)
+	if n.ports != nil {
+		n.ports.again()
+	}
 	for _, q := range n.peers.byVirtual {
 		q.finder.roam(now)
 	}

@@ -272,6 +272,7 @@ type muxRouter struct {
 }
 
 func (r *muxRouter) send(b []byte, to udpSource)     { r.table.mux.send(b, to) }
+func (r *muxRouter) sendLow(b []byte, to udpSource)  { r.table.mux.sendLow(b, to) }
 func (r *muxRouter) admit(src udpSource)             { r.table.mux.admit(src, r.peer) }
 func (r *muxRouter) setPath(src udpSource) bool      { return r.peer.setPath(src) }
 func (r *muxRouter) trial(src udpSource, credit int) { r.peer.addTrial(src, credit) }

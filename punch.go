@@ -44,6 +44,9 @@ const (
 	// maxPathTries bounds the addresses known for one process, about 600 bytes
 	// each: those of three rounds, all strangers.
 	maxPathTries = 32
+	// shyWait is between the ping that opens our own NAT and those that go all the
+	// way: the other end has opened its own by then.
+	shyWait = 200 * ms
 	// idlePing keeps the hole open: most NATs forget a UDP binding after 30 s
 	// (RFC 4787, REQ-5, asks for 2 minutes; few obey). Up to a fifth is taken
 	// off at random.
@@ -64,6 +67,7 @@ const (
 // A pathRouter carries out what a pathFinder decides.
 type pathRouter interface {
 	send(b []byte, to udpSource)
+	sendLow(b []byte, to udpSource) // so that it dies before the other end's NAT
 	admit(src udpSource)
 	setPath(src udpSource) bool                      // zero: none
 	trial(src udpSource, credit int)                 // where packets may go without a path; bytes, negative = any
@@ -89,6 +93,7 @@ type pathTry struct {
 	own      bool // an interface of the peer has it
 	mapped   bool // the peer's router keeps it open
 	admitted bool
+	shy      bool // the first ping shall only open our own NAT
 	proved   bool
 	returned bool      // has proved itself at least once
 	pings    int       // sent before it was vouched
@@ -182,8 +187,9 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 		if !usableAddr(a) {
 			continue
 		}
+		fresh := f.tries[udpKey{0, a}] == nil && f.hard.fresh && f.best == nil
 		t := f.know(now, udpSource{addr: a})
-		t.mapped = t.mapped || i == 0
+		t.mapped, t.shy = t.mapped || i == 0, fresh
 		t.moves(now, moved)
 		if f.flight && !t.admitted && !t.named {
 			f.router.trial(t.src, flightCredit)
@@ -277,6 +283,12 @@ func (f *pathFinder) idleGap() time.Duration { return f.idle - rand.N(f.idle/5) 
 func (f *pathFinder) pingDue(now time.Time, t *pathTry) {
 	if t.proved {
 		f.pingProved(now, t)
+		return
+	}
+	if t.shy {
+		t.shy, t.start, t.next = false, now.Add(shyWait), now.Add(shyWait)
+		b, _ := f.box.pack(msgPing, &pingMsg{nonce: rand.Uint64()}, 0)
+		f.router.sendLow(b, t.src)
 		return
 	}
 	elapsed := now.Sub(t.start)

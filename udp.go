@@ -100,6 +100,14 @@ func (u *udpMux) send(b []byte, to udpSource) {
 	u.writeReal(b, udpMeta{}, to)
 }
 
+// sendLow sends b so that it passes our own NAT and dies before the other end's,
+// where systems can: a NAT that takes early packets of strangers ill is told
+// nothing, and ours lets the other end in.
+func (u *udpMux) sendLow(b []byte, to udpSource) { u.writeReal(b, udpMeta{low: true}, to) }
+
+// lowTTL is how many routers such a packet passes: a home's and a carrier's.
+const lowTTL = 5
+
 // A udpPeer is one peer process as QUIC sees it.
 type udpPeer struct {
 	virtual *net.UDPAddr
@@ -292,6 +300,7 @@ type udpMeta struct {
 	segment int  // bytes a datagram, 0 = b is one
 	ecn     byte // the two ECN bits
 	setECN  bool
+	low     bool // not to leave our own side: see sendLow
 }
 
 // writePeer sends what QUIC wrote to a virtual address.
