@@ -99,6 +99,7 @@ type pathTry struct {
 	pings    int       // sent before it was vouched
 	credit   int       // bytes that it may still be sent while neither named nor returned
 	movedAt  time.Time // when the peer last said that it is here now
+	wordAt   time.Time // when it was last named, or showed life
 	rtt      time.Duration
 	start    time.Time   // of the round
 	step     int         // of pingTimes
@@ -151,11 +152,7 @@ func usableAddr(a netip.AddrPort) bool {
 func (f *pathFinder) introduce(now time.Time, observed netip.AddrPort, own []netip.AddrPort) {
 	f.began, f.strangers = now, 0
 	f.named(now, observed, own)
-	for _, t := range f.tries {
-		if t != f.best {
-			t.restart(now)
-		}
-	}
+	f.retry(now)
 	f.tick(now)
 }
 
@@ -219,27 +216,61 @@ func (f *pathFinder) know(now time.Time, src udpSource) *pathTry {
 	t := f.tries[src.key()]
 	if t == nil {
 		if len(f.tries) >= maxPathTries {
-			f.forgetOne()
+			f.forgetOne(now)
 		}
 		t = &pathTry{src: src, start: now}
 		f.tries[src.key()] = t
 	}
+	t.wordAt = now
 	return t
 }
 
-// forgetOne forgets the address whose round is the oldest, but for the path:
-// first of those that have shown no life. Else a coordinator that names others
-// and others again would have us ping the whole world.
-func (f *pathFinder) forgetOne() {
+// maxTried bounds the addresses that a doubt or a new round has tried again:
+// those that there was word of last.
+const maxTried = 12
+
+// retry tries again what there was word of last.
+func (f *pathFinder) retry(now time.Time) {
+	var tries []*pathTry
+	for _, t := range f.tries {
+		if t != f.best {
+			tries = append(tries, t)
+		}
+	}
+	sortBy(tries, func(a, b *pathTry) int { return b.wordAt.Compare(a.wordAt) })
+	for i, t := range tries {
+		t.proved = false
+		if i < maxTried {
+			t.restart(now)
+		} else {
+			t.next = time.Time{}
+		}
+	}
+}
+
+// forgetOne forgets the address that there was no word of for the longest time,
+// but for the path: first of those that only the coordinator names. Else one
+// that names others and others again would have us ping the whole world.
+func (f *pathFinder) forgetOne(now time.Time) {
 	var worst *pathTry
 	for _, t := range f.tries {
-		switch {
-		case t == f.best:
-		case worst == nil, worst.admitted && !t.admitted, worst.admitted == t.admitted && t.start.Before(worst.start):
+		if t != f.best && (worst == nil || worst.worth(now) > t.worth(now) ||
+			worst.worth(now) == t.worth(now) && t.wordAt.Before(worst.wordAt)) {
 			worst = t
 		}
 	}
 	f.forget(worst)
+}
+
+// worth ranks addresses that may be forgotten: what was named just now is not.
+func (t *pathTry) worth(now time.Time) int {
+	switch {
+	case now.Sub(t.wordAt) < time.Second:
+		return 2
+	case t.admitted || t.vouched:
+		return 1
+	}
+	return 0
 }
 
 func (f *pathFinder) forget(t *pathTry) {
@@ -385,11 +416,8 @@ func (f *pathFinder) lose(now time.Time) {
 	f.best = nil
 	f.lostAt, f.began, f.strangers, f.tell = now, now, 0, true
 	f.router.setPath(udpSource{})
-	for _, t := range f.tries {
-		t.proved = false
-		t.restart(now)
-		f.pingDue(now, t)
-	}
+	f.retry(now)
+	f.tick(now)
 }
 
 func (f *pathFinder) ping(now time.Time, t *pathTry) {
@@ -425,7 +453,7 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 		f.strangers++
 		t = f.know(now, from)
 	}
-	t.src = from // now with our own address
+	t.src, t.wordAt = from, now // now with our own address
 	t.credit += 3 * n
 	b, _ := f.box.pack(msgPong, &pongMsg{m.nonce, from.addr}, 0)
 	f.send(t, b)
@@ -487,7 +515,7 @@ func (f *pathFinder) ponged(now time.Time, m *pongMsg, from udpSource) {
 		}
 		t.asked[i].nonce = 0
 		t.rtt = now.Sub(a.at)
-		t.src, t.proved, t.returned = from, true, true
+		t.src, t.wordAt, t.proved, t.returned = from, now, true, true
 		t.admitted = true
 		f.router.lives(from.addr.Addr())
 		f.router.admit(from) // again: another process may have had the address

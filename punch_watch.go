@@ -89,12 +89,7 @@ func (f *pathFinder) suspect(now time.Time) {
 	if f.best != nil {
 		f.router.logf("path %v is in doubt", f.best.src.addr)
 	}
-	for _, t := range f.tries {
-		if t != f.best {
-			t.proved = false
-			t.restart(now)
-		}
-	}
+	f.retry(now)
 }
 
 // trust ends all doubt: t, the path, carries packets both ways.
