@@ -144,7 +144,7 @@ func (s *sshcTerminal) size(cols, rows uint16) {
 
 func (s *sshcTerminal) modes() unix.Termios {
 	s.t.Helper()
-	tio, err := unix.IoctlGetTermios(int(s.tty.Fd()), ioctlGetModes)
+	tio, err := unix.IoctlGetTermios(int(s.tty.Fd()), ioctlGetTermios)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -1,7 +1,13 @@
 package main
 
-// This file is the verb run: a command on one device as if it ran here, or on
-// several at once with every line marked by its device.
+// This file is the verbs that run something on a device:
+//
+// 	shell   a login shell on a pty, or on plain streams when standard input is
+// 	        no terminal, as with ssh
+// 	run     a command on one device as if it ran here, or on several at once
+// 	        with every line marked by its device
+// 	proxy   standard input and output joined to a device's SSH server, for
+// 	        ProxyCommand of a stock ssh
 
 import (
 	"bytes"
@@ -10,8 +16,50 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"sync"
 )
+
+type shellArgs struct {
+	device string // or user@device
+	user   string // of -l
+}
+
+// parseShellOperands reads [user@]DEVICE.
+func parseShellOperands(operands []string, user string) (shellArgs, error) {
+	if len(operands) != 1 {
+		return shellArgs{}, usageError("shell takes one device; run starts a command")
+	}
+	t, err := parseTarget(operands[0], user)
+	return shellArgs{t.device, t.login}, err
+}
+
+func cmdShell(ctx context.Context, op sshOpener, files stdio, args shellArgs) error {
+	t, err := parseTarget(args.device, args.user)
+	if err != nil {
+		return err
+	}
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	spec := sessionSpec{env: sessionEnv(os.Environ())}
+	st := streamsOf(files)
+	if st.tty != nil {
+		spec.pty = ptyRequestFor(files)
+	}
+	return runSession(ctx, op, t, spec, st)
+}
+
+// streamsOf lends all three files to one session, with the escapes of a
+// terminal on standard input.
+func streamsOf(files stdio) streams {
+	st := streams{out: files.out, err: files.err, tty: terminalOf(files)}
+	if st.tty != nil {
+		st.in = st.tty.input
+	} else if files.in != nil {
+		st.in = newStdinReader(files.in)
+	}
+	return st
+}
 
 type runArgs struct {
 	devices []string // each DEVICE or user@DEVICE
@@ -180,4 +228,70 @@ func (p *prefixWriter) flush() error {
 		p.broken(err)
 	}
 	return err
+}
+
+type proxyArgs struct {
+	device string // or user@device; the user is ssh's business
+}
+
+// parseProxyOperands reads [user@]DEVICE [PORT]. The port is what ssh's %p
+// stands for; a device has one SSH server, so that it selects nothing.
+func parseProxyOperands(operands []string) (proxyArgs, error) {
+	if len(operands) < 1 || len(operands) > 2 {
+		return proxyArgs{}, usageError("proxy takes a device and at most a port")
+	}
+	if len(operands) == 2 {
+		if n, err := strconv.ParseUint(operands[1], 10, 16); err != nil || n == 0 {
+			return proxyArgs{}, usageError("%q is not a port", operands[1])
+		}
+	}
+	t, err := parseTarget(operands[0], "")
+	return proxyArgs{t.device}, err
+}
+
+// cmdProxy returns as soon as either direction has ended: ssh never closes the
+// input of its helper, it waits for the helper to go.
+func cmdProxy(ctx context.Context, op sshOpener, files stdio, args proxyArgs) error {
+	t, err := parseTarget(args.device, "")
+	if err != nil {
+		return err
+	}
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	pipe, err := op.openSSH(ctx, t.device)
+	if err != nil {
+		return dialError(ctx, t.device, err)
+	}
+	conn := newWatchedConn(pipe.Conn)
+	in := newStdinReader(files.in)
+	var up sync.WaitGroup
+	ended := make(chan error, 2)
+	up.Go(func() {
+		writeErr, readErr := copyChunks(conn, in)
+		if half, ok := pipe.Conn.(interface{ CloseWrite() error }); ok && writeErr == nil {
+			writeErr = half.CloseWrite()
+		}
+		ended <- errors.Join(writeErr, readErr)
+	})
+	go func() { // ends with the pipe, unless standard output takes nothing
+		writeErr, readErr := copyChunks(files.out, conn)
+		if writeErr != nil {
+			writeErr = brokenOutput(writeErr)
+		}
+		ended <- errors.Join(writeErr, readErr)
+	}()
+	defer up.Wait()
+	defer in.cancel()
+	defer conn.Close()
+	select {
+	case err = <-ended:
+	case <-pipe.lost:
+		err = pipe.lossReason()
+	case <-ctx.Done():
+		return endedBy(ctx)
+	}
+	if e := (*exitError)(nil); err == nil || errors.As(err, &e) {
+		return err
+	}
+	return fmt.Errorf("proxy to %s: %w", t.device, err)
 }

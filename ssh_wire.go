@@ -2,7 +2,8 @@ package main
 
 // This file stands between the SSH library and the network: it gathers the
 // library's many small writes into few, and it counts what came in and was not
-// yet read, which the library does not bound.
+// yet read, which the library does not bound. It also has the messages that both
+// ends of a connection know.
 
 import (
 	"bufio"
@@ -304,3 +305,22 @@ func (gr *guardedReader) close() {
 		gr.g.mu.Unlock()
 	}
 }
+
+// A streamConn is a connection whose directions end one by one.
+type streamConn interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// A directTCPMsg opens a "direct-tcpip" channel: RFC 4254, section 7.2. The
+// host may be a name, which the server resolves.
+type directTCPMsg struct {
+	Host       string
+	Port       uint32
+	Origin     string
+	OriginPort uint32
+}
+
+// A windowChangeMsg is the payload of "window-change": RFC 4254, section 6.7.
+// Characters, then pixels.
+type windowChangeMsg struct{ Cols, Rows, Width, Height uint32 }

@@ -120,7 +120,7 @@ func (uninterrupted) cancel() {}
 
 // terminalModes encodes the modes of f as RFC 4254, section 8 has them.
 func terminalModes(f *os.File) string {
-	tio, err := unix.IoctlGetTermios(int(f.Fd()), ioctlGetModes)
+	tio, err := unix.IoctlGetTermios(int(f.Fd()), ioctlGetTermios)
 	if err != nil {
 		return "\x00"
 	}
