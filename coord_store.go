@@ -32,8 +32,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/crypto/cryptobyte"
 )
 
 // Who may make an account.
@@ -525,47 +523,40 @@ func (a *coordAccount) setWaitingLocked(w waitingList) error {
 
 const waitingVersion = 1
 
+func (w *waitingList) fields(c *codec) {
+	if v := c.uint(waitingVersion, 1); v != waitingVersion {
+		c.fail("a list of who waits of version %d", v)
+	}
+	listed(c, &w.tickets, 2, 1<<16-1, "tickets", func(t *waitingTicket) {
+		c.fixed(t.hash[:])
+		t.expires = int64(c.uint(uint64(t.expires), 8))
+	})
+	joins := pendingMsg{w.joins}
+	joins.fields(c)
+	w.joins = joins.joins
+	if !c.in.Empty() {
+		c.fail("a list of who waits with bytes behind its end")
+	}
+}
+
 func (w waitingList) append(b []byte) []byte {
 	at := len(b)
-	b = append(b, waitingVersion, byte(len(w.tickets)>>8), byte(len(w.tickets)))
-	for _, t := range w.tickets {
-		b = append64(append(b, t.hash[:]...), uint64(t.expires))
-	}
-	b = (&pendingMsg{w.joins}).append(b)
+	b = appendFields(b, &w)
 	sum := sha256.Sum256(b[at:])
 	return append(b, sum[:]...)
 }
 
 func parseWaiting(b []byte) (w waitingList, err error) {
 	if len(b) < sha256.Size {
-		return w, errShort
+		return w, errCut
 	}
 	body, sum := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
 	if sha256.Sum256(body) != [32]byte(sum) {
 		return w, coded("log-corrupt", "the list of who waits is damaged")
 	}
-	s := cryptobyte.String(body)
-	var version uint8
-	var count uint16
-	if !s.ReadUint8(&version) || version != waitingVersion || !s.ReadUint16(&count) {
-		return w, fmt.Errorf("a list of who waits of version %d", version)
+	read, err := parseFields(body, new(waitingList))
+	if err != nil {
+		return w, err
 	}
-	for range count {
-		var t waitingTicket
-		var expires uint64
-		if !s.CopyBytes(t.hash[:]) || !s.ReadUint64(&expires) {
-			return waitingList{}, errShort
-		}
-		t.expires = int64(expires)
-		w.tickets = append(w.tickets, t)
-	}
-	var joins pendingMsg
-	if err := joins.read(&s); err != nil {
-		return waitingList{}, err
-	}
-	if !s.Empty() {
-		return waitingList{}, errors.New("a list of who waits with bytes behind its end")
-	}
-	w.joins = joins.joins
-	return w, nil
+	return *read, nil
 }

@@ -25,9 +25,9 @@ import (
 // udp_linux.go and udp_other.go.
 var layout = []string{
 	// what all else stands on
-	"errs", "self", "ids", "os lock", "flatfile", "identity",
+	"errs", "self", "ids", "fields", "os lock", "flatfile", "identity",
 	// the trust log: bytes, state, disk, exchange
-	"sshsig trust_ops trust_stmt", "trust trust_rules", "trust_build", "trust_fork", "trust_frames", "trust_store trust_load", "trust_exchange",
+	"sshsig trust_ops trust_stmt", "trust trust_rules", "trust_build", "trust_fork", "trust_store trust_load", "trust_exchange",
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp", "candidates", "punch", "coord_talk",
 	// the SSH server

@@ -123,7 +123,7 @@ func hashTicket(secret ticketSecret) ticketHash {
 func joinProof(secret ticketSecret, acct acctID, keys publicKeys, name, login string) [32]byte {
 	b := append([]byte("sessio-join-v1\n"), acct[:]...)
 	for _, f := range [][]byte{keys.sign, keys.path[:], []byte(name), []byte(login)} {
-		b = appendBytes32(b, f)
+		b = append(append32(b, uint32(len(f))), f...)
 	}
 	mac := hmac.New(sha256.New, secret[:])
 	mac.Write(b)

@@ -28,7 +28,7 @@ mutant() {
 # copy DIR makes a copy of what the trust log is made of.
 copy() {
 	mkdir -p "$1/testdata"
-	(cd "$root" && cp errs.go self.go ids.go os_*.go lock.go flatfile.go identity.go \
+	(cd "$root" && cp errs.go self.go ids.go fields.go os_*.go lock.go flatfile.go identity.go \
 		sshsig.go sshsig_test.go trust*.go go.mod go.sum "$1")
 	cp -r "$root/testdata/vectors" "$1/testdata"
 	printf 'package main\n\nfunc main() {}\n' >"$1/main.go"
