@@ -29,6 +29,7 @@ type verb struct {
 	// command is set where what follows the first operand is another
 	// program's command, flags and all, unless "--" stands somewhere.
 	command bool
+	bare    bool // takes no operands
 	// setup declares the flags and returns what to do once they are read.
 	setup func(f *flag.FlagSet) verbRun
 }
@@ -108,6 +109,9 @@ func (v *verb) runVerb(ctx context.Context, p *program, args []string) error {
 	if errors.Is(err, flag.ErrHelp) {
 		_, err := io.WriteString(p.out, v.help())
 		return err
+	}
+	if err == nil && v.bare {
+		err = o.none()
 	}
 	if err == nil {
 		err = run(ctx, p, o)

@@ -55,13 +55,9 @@ is printed once: it is the way back when every signing key is lost.`,
 				if err := a.read(dir, word); err != nil {
 					return err
 				}
-				ctx, stop := untilSignal(ctx)
-				defer stop()
-				err = withCoordAt(ctx, a.id, a.word.addr, a.word.keys, func(cc *coordClient) error { return a.run(ctx, cc) })
-				if ctx.Err() != nil {
-					return endedBy(ctx)
-				}
-				return err
+				return interruptible(ctx, func(ctx context.Context) error {
+					return withCoordAt(ctx, a.id, a.word.addr, a.word.keys, func(cc *coordClient) error { return a.run(ctx, cc) })
+				})
 			}
 		},
 	}
@@ -97,17 +93,8 @@ func (a *creating) read(d stateDir, word string) (err error) {
 	if !validName(a.name) {
 		return usageError("-name %q: a-z, 0-9 and dashes, at most 32, no dash at either end", a.name)
 	}
-	if a.dir, err = d.path(); err != nil {
-		return err
-	}
-	if a.id, err = loadIdentity(filepath.Join(a.dir, "identity")); err != nil {
-		return err
-	}
-	if a.trust, err = openTrustStore(a.dir, a.p.now); err != nil {
-		return err
-	}
-	a.trust.setLog(a.p.warn)
-	return nil
+	a.dir, a.id, a.trust, err = a.p.openState(d)
+	return err
 }
 
 func (a *creating) file() string { return filepath.Join(a.dir, createFile) }

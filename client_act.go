@@ -204,12 +204,7 @@ func (k *agentKey) Sign(_ io.Reader, data []byte) (sig *ssh.Signature, err error
 }
 
 // warn tells the person something that does not stop the verb.
-func (p *program) warn(err error) {
-	fmt.Fprintf(p.err, "warning: %s\n", printable(err.Error()))
-	if hint := hintOf(err); hint != "" {
-		fmt.Fprintf(p.err, "hint: %s\n", printable(hint))
-	}
-}
+func (p *program) warn(err error) { sayError(p.err, "warning", err) }
 
 // openClient opens the state directory of a machine that belongs to an
 // account, and tells what its owner must know.
@@ -233,6 +228,31 @@ func (p *program) openClient(d stateDir, verbose bool) (*client, error) {
 	return c, nil
 }
 
+// openState opens the state directory of any machine.
+func (p *program) openState(d stateDir) (dir string, id *identity, t *trustStore, err error) {
+	if dir, err = d.path(); err != nil {
+		return "", nil, nil, err
+	}
+	if id, err = loadIdentity(filepath.Join(dir, "identity")); err != nil {
+		return "", nil, nil, err
+	}
+	if t, err = openTrustStore(dir, p.now); err != nil {
+		return "", nil, nil, err
+	}
+	t.setLog(p.warn)
+	return dir, id, t, nil
+}
+
+// withState runs f with the account as this machine knows it.
+func (p *program) withState(d stateDir, f func(c *client) error) error {
+	c, err := p.openClient(d, false)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	return f(c)
+}
+
 // An acting is a verb that may sign: the account here, and a connection to its
 // coordinator.
 type acting struct {
@@ -244,25 +264,17 @@ type acting struct {
 
 // withAccount runs f with the coordinator's newest log.
 func (p *program) withAccount(ctx context.Context, d stateDir, f func(ctx context.Context, a *acting) error) error {
-	c, err := p.openClient(d, false)
-	if err != nil {
-		return err
-	}
-	defer c.close()
-	ctx, stop := untilSignal(ctx)
-	defer stop()
-	err = c.withCoord(ctx, func(cc *coordClient) error {
-		pin, _ := c.trust.anchor()
-		a := &acting{c, p, cc, pin.acct}
-		if err := fetchInto(ctx, cc, c.trust); err != nil {
-			return fmt.Errorf("fetching the log: %w", err)
-		}
-		return f(ctx, a)
+	return p.withState(d, func(c *client) error {
+		return interruptible(ctx, func(ctx context.Context) error {
+			return c.withCoord(ctx, func(cc *coordClient) error {
+				pin, _ := c.trust.anchor()
+				if err := fetchInto(ctx, cc, c.trust); err != nil {
+					return fmt.Errorf("fetching the log: %w", err)
+				}
+				return f(ctx, &acting{c, p, cc, pin.acct})
+			})
+		})
 	})
-	if ctx.Err() != nil {
-		return endedBy(ctx)
-	}
-	return err
 }
 
 // act is withAccount for a verb that signs: the devices that can be reached

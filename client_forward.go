@@ -142,8 +142,7 @@ func hostAndPort(host, port string) (forwardEnd, error) {
 }
 
 type forwardArgs struct {
-	device string // or user@device
-	user   string // of -l
+	target target
 	specs  []forwardSpec
 }
 
@@ -156,7 +155,7 @@ func parseForwardOperands(operands []string, user string) (forwardArgs, error) {
 	if err != nil {
 		return forwardArgs{}, err
 	}
-	args := forwardArgs{device: t.device, user: t.login}
+	args := forwardArgs{target: t}
 	for _, s := range operands[1:] {
 		f, err := parseForwardSpec(s)
 		if err != nil {
@@ -186,10 +185,6 @@ const maxForwarded = 256
 // cmdForward returns when ctx ends, on a signal, or when the device says no
 // for good. Once it has printed its lines, the ports answer.
 func cmdForward(ctx context.Context, op sshOpener, files stdio, args forwardArgs) error {
-	t, err := parseTarget(args.device, args.user)
-	if err != nil {
-		return err
-	}
 	for _, f := range args.specs {
 		if f.remote.path != "" {
 			return usageError("forward %q: a Unix socket on the device cannot be reached yet, a port can", f)
@@ -197,6 +192,7 @@ func cmdForward(ctx context.Context, op sshOpener, files stdio, args forwardArgs
 	}
 	ctx, stop := untilSignal(ctx)
 	defer stop()
+	t := args.target
 	fw := &forwarder{op: op, target: t, log: files.err,
 		slots: make(chan struct{}, maxForwarded), change: make(chan struct{})}
 	first, err := dialSSH(ctx, op, t.device, t.login)

@@ -13,7 +13,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 )
 
 func ticketVerb() verb {
@@ -23,28 +22,21 @@ func ticketVerb() verb {
 		summary: "a word by which one machine may ask to join, good for 15 minutes",
 		more: `Without -roles the machine becomes a server; without -users it may be entered
 as the login that runs join there. Nothing is signed yet: see trust sign.`,
+		bare: true,
 		setup: func(f *flag.FlagSet) verbRun {
 			dir, flags := dirFlag(f), declareGrant(f)
-			return func(ctx context.Context, p *program, o operands) error {
-				if err := o.none(); err != nil {
-					return err
-				}
+			return func(ctx context.Context, p *program, _ operands) error {
 				wish, err := flags.wish()
 				if err != nil {
 					return err
 				}
-				return p.makeTicket(ctx, dir, wish)
+				return p.withState(dir, func(c *client) error { return p.makeTicket(ctx, c, wish) })
 			}
 		},
 	}
 }
 
-func (p *program) makeTicket(ctx context.Context, d stateDir, wish grantWish) error {
-	c, err := p.openClient(d, false)
-	if err != nil {
-		return err
-	}
-	defer c.close()
+func (p *program) makeTicket(ctx context.Context, c *client, wish grantWish) error {
 	dropOldTickets(c.dir, p.now())
 	if _, taken := c.trust.state().deviceByName(wish.Name); taken && wish.Name != "" {
 		return withHint(fmt.Errorf("there is a device %s already", wish.Name), "choose another name, or revoke that one first")
@@ -55,7 +47,7 @@ func (p *program) makeTicket(ctx context.Context, d stateDir, wish grantWish) er
 		return fmt.Errorf("keeping the ticket: %w", err)
 	}
 	pin, _ := c.trust.anchor()
-	err = c.withCoord(ctx, func(cc *coordClient) error { return cc.ticket(ctx, pin.acct, t.secret, ticketLife) })
+	err := c.withCoord(ctx, func(cc *coordClient) error { return cc.ticket(ctx, pin.acct, t.secret, ticketLife) })
 	if err != nil {
 		os.Remove(t.file)
 		return err
@@ -87,9 +79,7 @@ them with trust sign. The request stays when the wait is ended.`,
 				if err := j.read(dir, word); err != nil {
 					return err
 				}
-				ctx, stop := untilSignal(ctx)
-				defer stop()
-				return j.run(ctx)
+				return interruptible(ctx, j.run)
 			}
 		},
 	}
@@ -100,7 +90,6 @@ type joining struct {
 	p           *program
 	yes, noWait bool
 	name        string
-	dir         string
 	word        coordWord
 	id          *identity
 	trust       *trustStore
@@ -120,16 +109,9 @@ func (j *joining) read(d stateDir, word string) (err error) {
 	} else if !validName(j.name) {
 		return usageError("-name %q: a-z, 0-9 and dashes, at most 32, no dash at either end", j.name)
 	}
-	if j.dir, err = d.path(); err != nil {
+	if _, j.id, j.trust, err = j.p.openState(d); err != nil {
 		return err
 	}
-	if j.id, err = loadIdentity(filepath.Join(j.dir, "identity")); err != nil {
-		return err
-	}
-	if j.trust, err = openTrustStore(j.dir, j.p.now); err != nil {
-		return err
-	}
-	j.trust.setLog(j.p.warn)
 	if pin, ok := j.trust.anchor(); ok && pin.acct != j.word.acct {
 		return withHint(coded("wrong-account", "this machine belongs to account %s, the ticket is of %s", acctWords(pin.acct), acctWords(j.word.acct)),
 			"sessio trust reset makes it forget the account; its identity stays")
@@ -146,7 +128,7 @@ func (j *joining) run(ctx context.Context) error {
 		return errors.New("this machine has joined nothing")
 	}
 	if err := withCoordAt(ctx, j.id, j.word.addr, j.word.keys, func(cc *coordClient) error { return j.enter(ctx, cc) }); err != nil {
-		return j.over(ctx, err)
+		return err
 	}
 	j.show()
 	if j.signed() {
@@ -156,7 +138,7 @@ func (j *joining) run(ctx context.Context) error {
 		fmt.Fprintln(j.p.out, "not signed yet; this machine may be left to itself: sessio -device waits for it too")
 		return nil
 	}
-	return j.over(ctx, j.wait(ctx))
+	return j.wait(ctx)
 }
 
 // agreed asks on a terminal whether the account is meant.
@@ -166,14 +148,6 @@ func (j *joining) agreed(ctx context.Context) (bool, error) {
 	}
 	fmt.Fprintf(j.p.err, "account      %s\ncoordinator  %s\n", acctWords(j.word.acct), j.word.addr)
 	return j.p.confirm(ctx, "let the owner of this account decide who may enter this machine?")
-}
-
-// over prefers what the person did to what broke by it.
-func (j *joining) over(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return endedBy(ctx)
-	}
-	return err
 }
 
 // enter asks to join, and pins account and coordinator once the log has proved

@@ -20,25 +20,15 @@ import (
 	"sync"
 )
 
-type shellArgs struct {
-	device string // or user@device
-	user   string // of -l
-}
-
 // parseShellOperands reads [user@]DEVICE.
-func parseShellOperands(operands []string, user string) (shellArgs, error) {
+func parseShellOperands(operands []string, user string) (target, error) {
 	if len(operands) != 1 {
-		return shellArgs{}, usageError("shell takes one device; run starts a command")
+		return target{}, usageError("shell takes one device; run starts a command")
 	}
-	t, err := parseTarget(operands[0], user)
-	return shellArgs{t.device, t.login}, err
+	return parseTarget(operands[0], user)
 }
 
-func cmdShell(ctx context.Context, op sshOpener, files stdio, args shellArgs) error {
-	t, err := parseTarget(args.device, args.user)
-	if err != nil {
-		return err
-	}
+func cmdShell(ctx context.Context, op sshOpener, files stdio, t target) error {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
 	spec := sessionSpec{env: sessionEnv(os.Environ())}
@@ -168,10 +158,7 @@ func runOne(ctx context.Context, op sshOpener, files stdio, t target, spec sessi
 	out.flush()
 	var e *exitError
 	if said := errors.As(err, &e) && e.err == nil; err != nil && !said {
-		fmt.Fprintf(errs, "sessio: %s\n", printable(err.Error()))
-		if hint := hintOf(err); hint != "" {
-			fmt.Fprintf(errs, "hint: %s\n", printable(hint))
-		}
+		sayError(errs, "sessio", err)
 	}
 	errs.flush()
 	return exitStatus(err)
@@ -230,32 +217,24 @@ func (p *prefixWriter) flush() error {
 	return err
 }
 
-type proxyArgs struct {
-	device string // or user@device; the user is ssh's business
-}
-
 // parseProxyOperands reads [user@]DEVICE [PORT]. The port is what ssh's %p
-// stands for; a device has one SSH server, so that it selects nothing.
-func parseProxyOperands(operands []string) (proxyArgs, error) {
+// stands for; a device has one SSH server, so that it selects nothing. The user
+// is ssh's business.
+func parseProxyOperands(operands []string) (target, error) {
 	if len(operands) < 1 || len(operands) > 2 {
-		return proxyArgs{}, usageError("proxy takes a device and at most a port")
+		return target{}, usageError("proxy takes a device and at most a port")
 	}
 	if len(operands) == 2 {
 		if n, err := strconv.ParseUint(operands[1], 10, 16); err != nil || n == 0 {
-			return proxyArgs{}, usageError("%q is not a port", operands[1])
+			return target{}, usageError("%q is not a port", operands[1])
 		}
 	}
-	t, err := parseTarget(operands[0], "")
-	return proxyArgs{t.device}, err
+	return parseTarget(operands[0], "")
 }
 
 // cmdProxy returns as soon as either direction has ended: ssh never closes the
 // input of its helper, it waits for the helper to go.
-func cmdProxy(ctx context.Context, op sshOpener, files stdio, args proxyArgs) error {
-	t, err := parseTarget(args.device, "")
-	if err != nil {
-		return err
-	}
+func cmdProxy(ctx context.Context, op sshOpener, files stdio, t target) error {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
 	pipe, err := op.openSSH(ctx, t.device)

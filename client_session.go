@@ -247,30 +247,6 @@ func (s *remoteSession) awaitExit() (exit sessionExit) {
 	return exit
 }
 
-// sessionChunk is the copy size: the largest packet that SSH peers take, in
-// bytes.
-const sessionChunk = 32 << 10
-
-// copyChunks copies until r ends, through a buffer of its own: os.File's
-// ReadFrom would bring one of another size. The two sides' errors are apart.
-func copyChunks(w io.Writer, r io.Reader) (writeErr, readErr error) {
-	buf := make([]byte, sessionChunk)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 {
-			if _, err := w.Write(buf[:n]); err != nil {
-				return err, nil
-			}
-		}
-		if err == io.EOF {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-}
-
 // result is the verb's error for a session that is over.
 func (s *remoteSession) result() error {
 	switch {
@@ -351,6 +327,18 @@ func endedBy(ctx context.Context) error {
 		return &exitError{status: 128 + int(syscall.SIGINT)}
 	}
 	return cause
+}
+
+// interruptible runs f until a signal ends it. What the person did is the
+// error then, not what broke by it.
+func interruptible(ctx context.Context, f func(ctx context.Context) error) error {
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	err := f(ctx)
+	if ctx.Err() != nil {
+		return endedBy(ctx)
+	}
+	return err
 }
 
 // untilSignal returns a context that ends on the first SIGINT, SIGTERM or

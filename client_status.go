@@ -72,14 +72,12 @@ type statusReport struct {
 func statusVerb() verb {
 	return verb{name: "status", usage: "[-json] [-v]", summary: "this machine, the coordinator and the account's devices",
 		more: "A path is shown for devices that the sessio -device process beside this verb has\na link to; -v shows those links one by one.",
+		bare: true,
 		setup: func(f *flag.FlagSet) verbRun {
 			dir := dirFlag(f)
 			asJSON := f.Bool("json", false, "one JSON object a line")
 			verbose := f.Bool("v", false, "the links too")
-			return func(ctx context.Context, p *program, o operands) error {
-				if err := o.none(); err != nil {
-					return err
-				}
+			return func(ctx context.Context, p *program, _ operands) error {
 				return withClient(ctx, p, dir, false, func(ctx context.Context, c *client) error {
 					r := c.report(ctx, p.now())
 					if *asJSON {
@@ -295,12 +293,10 @@ func (r *statusReport) pathText(device string) string {
 func sshConfigVerb() verb {
 	return verb{name: "ssh-config", usage: "", summary: "lines for ~/.ssh/config: then ssh, scp, rsync and git reach NAME.sessio",
 		more: "For example: sessio ssh-config >~/.ssh/sessio, and in ~/.ssh/config as its first\nline: Include sessio",
+		bare: true,
 		setup: func(f *flag.FlagSet) verbRun {
 			dir := dirFlag(f)
-			return func(ctx context.Context, p *program, o operands) error {
-				if err := o.none(); err != nil {
-					return err
-				}
+			return func(ctx context.Context, p *program, _ operands) error {
 				return withClient(ctx, p, dir, false, func(_ context.Context, c *client) error {
 					binary, err := os.Executable()
 					if err != nil {

@@ -117,6 +117,14 @@ func (l *lineLog) logf(level int, format string, args ...any) {
 	io.WriteString(l.w, line)
 }
 
+// sayError writes what went wrong and what may help, for people.
+func sayError(w io.Writer, before string, err error) {
+	fmt.Fprintf(w, "%s: %s\n", before, printable(err.Error()))
+	if hint := hintOf(err); hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", printable(hint))
+	}
+}
+
 // printable is s in one line, without anything that a terminal would obey: a
 // name or an error text may come from the other side.
 func printable(s string) string {

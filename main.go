@@ -62,10 +62,7 @@ func (p *program) printError(err error) {
 	if e := (*exitError)(nil); err == nil || errors.As(err, &e) && e.err == nil {
 		return
 	}
-	fmt.Fprintf(p.err, "sessio: %s\n", printable(err.Error()))
-	if hint := hintOf(err); hint != "" {
-		fmt.Fprintf(p.err, "hint: %s\n", printable(hint))
-	}
+	sayError(p.err, "sessio", err)
 }
 
 // verbTable lists every verb in the order of the help.
@@ -159,12 +156,9 @@ type versionInfo struct {
 }
 
 func versionVerb() verb {
-	return verb{name: "version", usage: "[-json]", summary: "which program this is", setup: func(f *flag.FlagSet) verbRun {
+	return verb{name: "version", usage: "[-json]", summary: "which program this is", bare: true, setup: func(f *flag.FlagSet) verbRun {
 		asJSON := f.Bool("json", false, "as one JSON object")
-		return func(_ context.Context, p *program, o operands) error {
-			if err := o.none(); err != nil {
-				return err
-			}
+		return func(_ context.Context, p *program, _ operands) error {
 			v := versionInfo{Version: version, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
 			if built := buildTime(); built.Unix() != 0 {
 				v.Built = built.UTC()

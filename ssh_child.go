@@ -454,7 +454,7 @@ func applyPtyMode(t *unix.Termios, m ptyMode) {
 	if !ok {
 		return
 	}
-	word := [...]*termFlag{inputFlag: &t.Iflag, localFlag: &t.Lflag, outputFlag: &t.Oflag, controlFlag: &t.Cflag}[f.word]
+	word := f.of(t)
 	if *word &^= f.bit; m.value != 0 {
 		*word |= f.bit
 	}
@@ -464,6 +464,11 @@ func applyPtyMode(t *unix.Termios, m ptyMode) {
 type ptyFlag struct {
 	word int
 	bit  termFlag
+}
+
+// of is the word that the bit is in.
+func (f ptyFlag) of(t *unix.Termios) *termFlag {
+	return [...]*termFlag{&t.Iflag, &t.Lflag, &t.Oflag, &t.Cflag}[f.word]
 }
 
 const (

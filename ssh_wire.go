@@ -8,6 +8,7 @@ package main
 import (
 	"bufio"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -303,6 +304,29 @@ func (gr *guardedReader) close() {
 		gr.g.mu.Lock()
 		gr.lagLocked(false)
 		gr.g.mu.Unlock()
+	}
+}
+
+// sshChunk is the copy size: the largest packet that SSH peers take, in bytes.
+const sshChunk = 32 << 10
+
+// copyChunks copies until r ends, through a buffer of its own: os.File's
+// ReadFrom would bring one of another size. The two sides' errors are apart.
+func copyChunks(w io.Writer, r io.Reader) (writeErr, readErr error) {
+	buf := make([]byte, sshChunk)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return err, nil
+			}
+		}
+		if err == io.EOF {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -337,7 +336,7 @@ func (c *sshConnection) relay(ch ssh.Channel, reqs <-chan *ssh.Request, target s
 func (c *sshConnection) toTarget(target streamConn, ch ssh.Channel) {
 	in := newGuardedReader(ch, c.flood)
 	defer in.close()
-	b := make([]byte, sshCopyBuffer)
+	b := make([]byte, sshChunk)
 	for deaf := false; ; {
 		n, err := in.Read(b)
 		if n > 0 && !deaf {
@@ -352,22 +351,13 @@ func (c *sshConnection) toTarget(target streamConn, ch ssh.Channel) {
 }
 
 func fromTarget(ch ssh.Channel, target streamConn) {
-	b := make([]byte, sshCopyBuffer)
-	for {
-		n, err := target.Read(b)
-		if n > 0 {
-			if _, err := ch.Write(b[:n]); err != nil {
-				return
-			}
-		}
-		if err == nil {
-			continue
-		}
-		ch.CloseWrite()
-		if err != io.EOF {
-			ch.Close() // reset: nothing will come back for what is still sent
-		}
+	writeErr, readErr := copyChunks(ch, target)
+	if writeErr != nil {
 		return
+	}
+	ch.CloseWrite()
+	if readErr != nil {
+		ch.Close() // reset: nothing will come back for what is still sent
 	}
 }
 
