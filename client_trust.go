@@ -163,11 +163,12 @@ func (a *acting) revoke(ctx context.Context, by signerChoice, names []string, re
 	var ids []deviceID
 	for _, name := range names {
 		dev, err := findDevice(a.trust.state(), name)
-		if codeOf(err) == "revoked" {
+		if a.trust.state().suspended(dev.id) {
+			fmt.Fprintf(a.p.err, "%s: %v; revoking it in this one\n", dev.name, err)
+		} else if codeOf(err) == "revoked" {
 			fmt.Fprintf(a.p.out, "%s is revoked already, by record %d\n", dev.name, dev.revokedSeq)
 			continue
-		}
-		if err != nil {
+		} else if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		ids = append(ids, dev.id)
@@ -215,7 +216,9 @@ func trustUpdateVerb() verb {
 
 func (a *acting) update(ctx context.Context, by signerChoice, name string, wish grantWish, newExpiry bool) error {
 	dev, err := findDevice(a.trust.state(), name)
-	if err != nil {
+	if dev.reason == reasonUndone && a.trust.state().suspended(dev.id) {
+		fmt.Fprintf(a.p.err, "%s: %v; confirming it\n", dev.name, err)
+	} else if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	grant, err := wish.over(grantWish{Name: dev.name, Roles: dev.roles, Users: dev.users, Caps: dev.caps}).grant("", a.p.now())

@@ -21,11 +21,11 @@ func findDevice(st *trustState, called string) (signedDevice, error) {
 		return dev, nil
 	}
 	if dev, ok := st.device(deviceID(name)); ok {
-		return dev, revokedError(dev)
+		return dev, goneError(st, dev)
 	}
 	for _, dev := range st.revokedDevices() {
 		if dev.name == name {
-			return dev, revokedError(dev)
+			return dev, goneError(st, dev)
 		}
 	}
 	err := coded("unknown-device", "no such device")
@@ -33,6 +33,18 @@ func findDevice(st *trustState, called string) (signedDevice, error) {
 		return signedDevice{}, withHint(err, "did you mean %s?", strings.Join(near, " or "))
 	}
 	return signedDevice{}, withHint(err, "sessio status lists the devices of this account")
+}
+
+// goneError is revokedError for a person, to whom a fork leaves a choice.
+func goneError(st *trustState, dev signedDevice) error {
+	switch {
+	case !st.suspended(dev.id):
+		return revokedError(dev)
+	case dev.reason == reasonUndone:
+		return withHint(coded("revoked", "suspended: another branch of the log has thrown out who signed for it"),
+			"sessio trust update %s confirms it, with the key of another signer; sessio trust revoke %[1]s ends it for good", dev.id)
+	}
+	return withHint(coded("revoked", "revoked (%s) on another branch of the log", dev.reason), "sessio trust revoke %s revokes it in this one, too", dev.id)
 }
 
 func revokedError(dev signedDevice) error {

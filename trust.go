@@ -393,6 +393,13 @@ func (s *trustState) device(id deviceID) (signedDevice, bool) {
 	return d.signed(), true
 }
 
+// suspended reports whether the log has the device as active, and only a branch
+// beside it takes it away.
+func (s *trustState) suspended(id deviceID) bool {
+	here, there := s.plain().devicesEver()[id], s.devicesEver()[id]
+	return here != nil && here.revoked == 0 && there.revoked != 0
+}
+
 // deviceByName finds an active device.
 func (s *trustState) deviceByName(name string) (signedDevice, bool) {
 	for _, d := range s.devicesEver() {
