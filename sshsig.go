@@ -141,11 +141,11 @@ func (s *sshSig) verify(key ssh.PublicKey, namespace string, message []byte) err
 	case !bytes.Equal(s.claimedKey, key.Marshal()):
 		return errors.New("the signature is by another key")
 	case s.namespace != namespace:
-		return fmt.Errorf("the signature is for namespace %q, not %q", s.namespace, namespace)
+		return fmt.Errorf("the signature is for namespace %.80q, not %q", s.namespace, namespace)
 	case s.hash != sshsigHash:
-		return fmt.Errorf("the signature hashes by %q, not %s", s.hash, sshsigHash)
+		return fmt.Errorf("the signature hashes by %.80q, not %s", s.hash, sshsigHash)
 	case s.sig.Format != key.Type():
-		return fmt.Errorf("the signature is of type %q, its key of %s", s.sig.Format, key.Type())
+		return fmt.Errorf("the signature is of type %.80q, its key of %s", s.sig.Format, key.Type())
 	}
 	if err := checkSSHSigFlags(key.Type(), s.sig.Rest); err != nil {
 		return err
@@ -284,7 +284,7 @@ func readRecordSig(s *cryptobyte.String) (sig recordSig, err error) {
 	}
 	sig = recordSig{claimed: signerID(id), kind: string(kind)}
 	if !validID(string(id), 's') || sigParts[sig.kind] == 0 {
-		return sig, coded("record-malformed", "a signature of kind %q by %q", kind, id)
+		return sig, coded("record-malformed", "a signature of kind %.80q by %.80q", kind, id)
 	}
 	for range sigParts[sig.kind] {
 		var part []byte
