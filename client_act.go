@@ -253,6 +253,32 @@ func (p *program) withState(d stateDir, f func(c *client) error) error {
 	return f(c)
 }
 
+// withClient runs f with this machine's state, until a signal.
+func withClient(ctx context.Context, p *program, dir stateDir, verbose bool, f func(ctx context.Context, c *client) error) error {
+	c, err := p.openClient(dir, verbose)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	return f(ctx, c)
+}
+
+// withDevice is withClient for a verb whose own failures end it as those of
+// ssh do.
+func withDevice(ctx context.Context, p *program, dir stateDir, verbose bool, f func(ctx context.Context, c *client) error) error {
+	return linkFailure(withClient(ctx, p, dir, verbose, f))
+}
+
+func verboseFlag(f *flag.FlagSet) *bool {
+	return f.Bool("v", false, "say how the device is reached")
+}
+
+func loginFlag(f *flag.FlagSet) *string {
+	return f.String("l", "", "`login` on the device; else of LOGIN@, else yours if it is listed, else the only one")
+}
+
 // An acting is a verb that may sign: the account here, and a connection to its
 // coordinator.
 type acting struct {

@@ -1,8 +1,8 @@
 package main
 
 // This file is the verbs that tell about devices: status, with this machine, its
-// coordinator, the devices of the account and the links to them; and ssh-config,
-// with what stock ssh needs to reach the devices by name.
+// coordinator, the devices of the account and the links to them; ping; and
+// ssh-config, with what stock ssh needs to reach the devices by name.
 
 import (
 	"context"
@@ -355,4 +355,56 @@ func shellWord(s string) string {
 // configWord quotes a path for ssh_config itself.
 func configWord(s string) string {
 	return `"` + strings.ReplaceAll(s, "%", "%%") + `"`
+}
+
+func pingVerb() verb {
+	return verb{name: "ping", usage: "[-c N] [-json] [-v] DEVICE", summary: "round trips over the link, and the path that it takes",
+		setup: func(f *flag.FlagSet) verbRun {
+			dir, verbose := dirFlag(f), verboseFlag(f)
+			count := f.Int("c", 4, "how `many`")
+			asJSON := f.Bool("json", false, "one JSON object a line")
+			return func(ctx context.Context, p *program, o operands) error {
+				device, err := o.one("DEVICE")
+				if err != nil {
+					return err
+				}
+				if *count < 1 {
+					return usageError("-c %d: at least 1", *count)
+				}
+				return withClient(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
+					return c.pingTimes(ctx, p, device, *count, *asJSON)
+				})
+			}
+		}}
+}
+
+// pingGap is the time between two pings.
+const pingGap = time.Second
+
+func (c *client) pingTimes(ctx context.Context, p *program, called string, count int, asJSON bool) error {
+	dev, err := c.find(ctx, called)
+	if err != nil {
+		return dialError(ctx, called, err)
+	}
+	for i := range count {
+		if i > 0 {
+			select {
+			case <-time.After(pingGap):
+			case <-ctx.Done():
+				return endedBy(ctx)
+			}
+		}
+		res, err := c.ping(ctx, dev)
+		if err != nil {
+			return dialError(ctx, dev.name, err)
+		}
+		if asJSON {
+			if err := json.NewEncoder(p.out).Encode(res); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(p.out, "%s: %.1f ms by %s %s, link %s\n", dev.name, res.RTT, res.Link.Kind, res.Link.Path, res.Link.Link)
+	}
+	return nil
 }

@@ -103,9 +103,6 @@ func (m *failureMsg) fields(c *codec) {
 func (m *failureMsg) append(b []byte) []byte     { return appendFields(b, m) }
 func parseFailure(b []byte) (*failureMsg, error) { return parseFields(b, new(failureMsg)) }
 
-// A claimSecret lets one account be made; zero = none.
-type claimSecret [16]byte
-
 // A createMsg makes an account.
 //
 //	claim    16 bytes
@@ -209,9 +206,6 @@ func (m *appendMsg) fields(c *codec) {
 
 func (m *appendMsg) append(b []byte) []byte    { return appendFields(b, m) }
 func parseAppend(b []byte) (*appendMsg, error) { return parseFields(b, new(appendMsg)) }
-
-// A ticketHash names a ticket to who does not have it.
-type ticketHash [32]byte
 
 // A ticketMsg lets the bearer of a secret join.
 //

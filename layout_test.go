@@ -31,17 +31,16 @@ var layout = []string{
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp", "candidates", "punch", "coord_talk",
 	// the SSH server
-	"ssh_wire", "ssh_auth", "ssh_child", "ssh_netchild ssh_session sshserve",
+	"ssh_wire", "ssh_auth", "ssh_child", "ssh_session sshserve",
 	// what verbs and coordinator say to each other
-	"coord_presence coord_introduce coord_wire ticket", "coord_client",
+	"coord_presence coord_introduce coord_wire", "coord_client",
 	// links
-	"names", "sessions", "stream", "peers", "link", "node", "node_fetch", "node_links", "connect", "node_run", "node_status", "lend", "device",
+	"names", "stream", "peers", "link", "node", "node_fetch", "node_links", "connect", "node_run", "node_status", "lend", "device",
 	// the coordinator
 	"coord_store coord_requests", "coord_stream", "coord_http", "coord",
 	// the verbs
-	"term ssh_client client_session client_tty", "client_run", "client_forward", "client_grant", "client", "cli", "client_act",
-	"client_join", "client_sign", "client_account", "client_trust", "client_signers",
-	"client_verbs", "client_status", "roles main",
+	"term ssh_client client_session client_tty", "client_grant", "client", "cli", "client_act", "client_run", "client_forward",
+	"client_sign", "client_account", "client_trust", "client_signers", "client_status", "roles main",
 }
 
 // importers names, for a package that few files may know, those files.

@@ -330,6 +330,9 @@ func copyChunks(w io.Writer, r io.Reader) (writeErr, readErr error) {
 	}
 }
 
+// forwardDialTimeout is for resolving and connecting together.
+const forwardDialTimeout = 10 * time.Second
+
 // A streamConn is a connection whose directions end one by one.
 type streamConn interface {
 	net.Conn

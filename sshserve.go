@@ -266,9 +266,6 @@ func (c *sshConnection) logf(format string, args ...any) {
 	c.srv.policy.log("ssh %s: "+format, append([]any{c.login}, args...)...)
 }
 
-// forwardDialTimeout is for resolving and connecting together.
-const forwardDialTimeout = 10 * time.Second
-
 // address is what to dial, ok only if it can be one. OpenSSH's clients strip
 // the brackets of an IPv6 address, others do not.
 func (m directTCPMsg) address() (addr string, ok bool) {

@@ -175,12 +175,7 @@ func (s *trustState) checkRecover(b opRecover, seq uint64) error {
 }
 
 func hasRecovery(list []signerLine) bool {
-	for _, l := range list {
-		if l.can('r') {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(list, func(l signerLine) bool { return l.can('r') })
 }
 
 // checkDeviceAdd also refuses either key of a device that ever was in the log:
