@@ -11,7 +11,7 @@ GOVULNCHECK  = golang.org/x/vuln/cmd/govulncheck@v1.8.0
 # How long "make fuzz" spends on each target.
 FUZZTIME    ?= 1m
 
-.PHONY: build demo test slow check vet staticcheck modules layout cross size vuln fuzz mutants qemu judge clean
+.PHONY: build demo test slow check vet staticcheck modules layout cross size vuln fuzz mutants qemu judge lab lab-full clean
 
 build: ## the program for this machine: ./sessio
 	testdata/build.sh '$(LDFLAGS)' -o sessio
@@ -71,6 +71,16 @@ qemu: ## the demo's walkthrough on emulated mipsle and arm
 judge: build ## the program as built, with stock clients, kill -9 and /proc
 	testdata/tools.sh test
 	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio $(GO) test -timeout 12m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
+
+# As root, Linux only: network namespaces, nftables, TUN. Tables and the logs of
+# failures are left in dist/lab.
+lab: build ## real NATs: a few minutes; a part of it is in "make test" when that is root
+	testdata/tools.sh lab
+	SESSIO_LAB=short SESSIO_BIN=$(CURDIR)/sessio $(GO) test -count 1 -timeout 30m -v -run '^TestLab' .
+
+lab-full: build ## all pairs of NATs twenty times, all moves fifty times: hours
+	testdata/tools.sh lab
+	SESSIO_LAB=full SESSIO_BIN=$(CURDIR)/sessio $(GO) test -count 1 -timeout 6h -v -run '^TestLab' .
 
 clean:
 	rm -rf sessio dist

@@ -19,9 +19,10 @@ import (
 // hooks, and it sends what it likes to whom it likes.
 type attackCoord struct {
 	*coordServer
-	t   testing.TB
-	me  *identity
-	mux *udpMux
+	t  testing.TB
+	me *identity
+	coordSockets
+	mux *udpMux // the first of them
 
 	mu    sync.Mutex
 	hooks attackHooks // guarded by mu
@@ -51,9 +52,10 @@ func newAttackCoord(t testing.TB) *attackCoord {
 	}
 	p := newPresence(c.me, ourProto(), time.Now(), c.send, nil)
 	c.coordServer = &coordServer{store: store, presence: p, now: time.Now, logf: func(string, ...any) {}}
-	if c.mux, err = listenUDP("127.0.0.1:0", true, func(b []byte, from udpSource) { p.datagram(time.Now(), b, from) }); err != nil {
+	if c.coordSockets, err = listenCoordSockets("127.0.0.1:0", "", func(b []byte, from udpSource) { p.datagram(time.Now(), b, from) }); err != nil {
 		t.Fatal(err)
 	}
+	c.mux, p.second = c.first, c.told()
 	tr := &quic.Transport{Conn: c.mux.packetConn(), ConnectionIDLength: 8}
 	ln, err := tr.Listen(c.me.tlsConfig(alpnCoord, func(publicKeys) error { return nil }), coordQUICConfig())
 	if err != nil {
@@ -63,12 +65,13 @@ func newAttackCoord(t testing.TB) *attackCoord {
 	var running sync.WaitGroup
 	running.Go(func() { c.accept(ctx, ln) })
 	running.Go(func() { c.tick(ctx) })
+	running.Go(func() { c.readSecond(ctx) })
 	t.Cleanup(func() {
 		stop()
 		ln.Close()
 		tr.Close()
 		running.Wait()
-		c.mux.UDPConn.Close()
+		c.coordSockets.close()
 	})
 	return c
 }
@@ -159,7 +162,7 @@ func (c *attackCoord) serveStream(peer *coordPeer, st *quic.Stream) {
 func (c *attackCoord) send(b []byte, to udpSource) {
 	change := c.hooked().datagram
 	if change == nil {
-		c.mux.send(b, to)
+		c.coordSockets.send(b, to)
 		return
 	}
 	hint, _ := hintOfDatagram(b)
@@ -180,7 +183,7 @@ func (c *attackCoord) send(b []byte, to udpSource) {
 		return
 	}
 	if rest = change(m.deviceID(), h, rest); rest != nil {
-		c.mux.send(m.send.seal(hint, append(h.append(nil), rest...)), to)
+		c.coordSockets.send(m.send.seal(hint, append(h.append(nil), rest...)), to)
 	}
 }
 

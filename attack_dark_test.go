@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,21 +11,23 @@ import (
 // These tests keep a device in the dark: the coordinator introduces everybody
 // to it and withholds every new record.
 
-// darkFor withholds from one device all records but those of log.
-func (c *attackCoord) darkFor(w *testWorld, dark *testMachine, log [][]byte) attackHooks {
+// darkFor withholds from some devices all records but those of log.
+func (c *attackCoord) darkFor(w *testWorld, log [][]byte, dark ...*testMachine) attackHooks {
 	honest := c.servesLog(w, func(all [][]byte) [][]byte { return all })
 	held := c.servesLog(w, func([][]byte) [][]byte { return log })
-	id := dark.id.keys.deviceID()
+	kept := func(id deviceID) bool {
+		return slices.ContainsFunc(dark, func(m *testMachine) bool { return m.id.keys.deviceID() == id })
+	}
 	return attackHooks{
 		reply: func(peer *coordPeer, op byte, reply, asked []byte) []byte {
-			if peer.keys.deviceID() == id {
+			if kept(peer.keys.deviceID()) {
 				return held.reply(peer, op, reply, asked)
 			}
 			return honest.reply(peer, op, reply, asked)
 		},
 		datagram: func(to deviceID, h msgHead, rest []byte) []byte {
 			switch {
-			case to != id:
+			case !kept(to):
 				return rest
 			case h.kind == msgNews:
 				return nil
@@ -44,7 +47,7 @@ func TestAttackWithheldRecordsKeepNoFreshClientOut(t *testing.T) {
 	if err := attic.update(); err != nil {
 		t.Fatal(err)
 	}
-	c.turn(c.darkFor(w, attic, c.log(w.acct())))
+	c.turn(c.darkFor(w, c.log(w.acct()), attic))
 	_, log := attic.serve()
 	w.await(attic)
 	w.signDevice(phone, "client")
@@ -75,7 +78,7 @@ func TestAttackWithheldRevocationIsBroughtByAnyPeer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.turn(c.darkFor(w, attic, c.log(w.acct())))
+	c.turn(c.darkFor(w, c.log(w.acct()), attic, phone))
 	_, log := attic.serve()
 	w.await(attic)
 	text, err := buildDeviceRevoke(w.trust.state(), []deviceID{phone.id.keys.deviceID()}, "stolen", time.Now())

@@ -225,7 +225,7 @@ func TestAttackRingWithAnotherPathKey(t *testing.T) {
 	}
 	x := sealBox{sendKey: send, hint: sealHintOf(w.acct(), w.laptop.id.keys.sign), mine: newInstanceID(), theirs: n.instance}
 	for range 3 {
-		ping, _ := x.pack(msgPing, &pingMsg{1}, maxDatagram)
+		ping, _ := x.pack(msgPing, &pingMsg{nonce: 1}, maxDatagram)
 		s.wantNothing("a ping by who is not the laptop", ping)
 	}
 }

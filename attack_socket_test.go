@@ -42,9 +42,13 @@ func (s *attackSocket) markAs(id *identity, acct acctID, other publicKeys, kind 
 		s.t.Fatal(err)
 	}
 	s.recv = recv
+	kindOf := byte(msgBeat)
+	if kind == sealCoord {
+		kindOf = msgEcho // on both ports
+	}
 	s.mark = func(sender instanceID) []byte {
 		x := sealBox{sendKey: send, hint: sealHintOf(acct, id.keys.sign), mine: sender, theirs: newInstanceID()}
-		b, _ := x.pack(msgBeat, noMsg{}, helloLen)
+		b, _ := x.pack(kindOf, noMsg{}, helloLen)
 		return b
 	}
 }

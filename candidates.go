@@ -64,3 +64,16 @@ func candidateRank(a netip.Addr) int {
 	}
 	return 3 // unique local IPv6
 }
+
+// hostOf is what one person usually has of the address space.
+func hostOf(a netip.Addr) netip.Prefix {
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -156,7 +155,6 @@ func offer(said chan introduction, in introduction) {
 // path of a link that we have to it.
 func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg, said chan introduction) (*link, error) {
 	now := time.Now()
-	named := append([]netip.AddrPort{m.target}, m.cands...)
 	n.mu.Lock()
 	q, err := n.peers.proc(now, dev.keys, m.instance, true)
 	if err != nil {
@@ -166,15 +164,17 @@ func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg,
 	n.succeedLocked(dev.id, q)
 	q.idleAt = now
 	old := n.linkOfLocked(q)
-	q.finder.introduce(now, named)
+	q.finder.introduce(now, m.target, m.cands)
+	n.tellLocked(now, q)
 	n.mu.Unlock()
 	n.poke()
 	if old != nil {
-		return n.awaitPath(ctx, dev, old, named)
+		return n.awaitPath(ctx, dev, old)
 	}
 	dialCtx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	n.spawn(func() { giveUpSilent(dialCtx, stop, said, dev.name) })
+	n.spawn(func() { n.giveUpHopeless(dialCtx, stop, q) })
 	l, err := n.dialQUIC(dialCtx, dev, q)
 	if err != nil {
 		return nil, err
@@ -245,18 +245,40 @@ func (n *node) dialQUIC(ctx context.Context, dev signedDevice, q *peerProc) (*li
 	return n.newLink(conn, q, true)
 }
 
+// hopelessAfter is how long even two NATs that nothing is known to cross get:
+// the ends may share a LAN, or have IPv6.
+const hopelessAfter = 5 * time.Second
+
+var errHopeless = errors.New("hopeless")
+
+// giveUpHopeless ends the dial between two such NATs.
+func (n *node) giveUpHopeless(ctx context.Context, stop context.CancelCauseFunc, q *peerProc) {
+	if !pause(ctx, hopelessAfter) {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if q.finder.best == nil && q.finder.hard.hopeless() {
+		stop(errHopeless)
+	}
+}
+
 // noPathError says what was tried.
 func noPathError(f *pathFinder, err error) error {
+	if f.best != nil {
+		return fmt.Errorf("a path is open, but the device's process does not answer on it: %w", err)
+	}
 	var tried []string
 	for _, t := range f.tries {
 		tried = append(tried, t.src.addr.String())
 	}
 	slices.Sort(tried)
-	if f.best != nil {
-		return fmt.Errorf("a path is open, but the device's process does not answer on it: %w", err)
+	no := coded("no-path", "no direct path: tried %s", strings.Join(slices.Compact(tried), ", "))
+	if h := &f.hard; h.mine.hard() && h.theirs.hard() {
+		return withHint(coded("no-path", "no direct path: the NAT here %s, the one there %s", h.mine.text(), h.theirs.text()),
+			"a port mapping (UPnP, NAT-PMP, PCP) or IPv6 at either end would do: sessio netcheck says what there is")
 	}
-	return withHint(coded("no-path", "no direct path: tried %s", strings.Join(tried, ", ")),
-		"does a firewall at either end drop UDP?")
+	return withHint(no, "does a firewall at either end drop UDP? sessio netcheck says what this network allows")
 }
 
 // startLink runs a link that we dialled.
@@ -269,7 +291,7 @@ func (n *node) startLink(l *link) {
 }
 
 // awaitPath waits for a path of a link that there is already.
-func (n *node) awaitPath(ctx context.Context, dev signedDevice, l *link, named []netip.AddrPort) (*link, error) {
+func (n *node) awaitPath(ctx context.Context, dev signedDevice, l *link) (*link, error) {
 	for {
 		n.mu.Lock()
 		up, changed := l.proc.finder.best != nil, n.changed

@@ -21,6 +21,7 @@ import (
 type coordConfig struct {
 	dir    string // state directory; the coordinator's is coord in it
 	udp    string // address of the UDP port
+	udp2   string // of the second one, "" = the next port
 	http   string // of the HTTP port, "" = none
 	url    string // public address, to be printed; "" = the machine's
 	signup string // signupClaim, signupOpen or signupClosed
@@ -49,7 +50,7 @@ type coordinator struct {
 	me       *identity
 	server   *coordServer
 	presence *presence
-	mux      *udpMux
+	sockets  coordSockets
 	listener *coordListener
 	wake     chan struct{} // tick is wanted
 }
@@ -66,20 +67,21 @@ func openCoordinator(cfg coordConfig, logf func(string, ...any)) (*coordinator, 
 	if err != nil {
 		return nil, err
 	}
-	// QUIC begins to read the socket, and so to call sealed, in listenCoord.
+	// QUIC begins to read the first socket, and so to call sealed, in listenCoord.
 	sealed := func(b []byte, from udpSource) { c.presence.datagram(time.Now(), b, from) }
-	if c.mux, err = listenUDP(cfg.udp, true, sealed); err != nil {
-		return nil, fmt.Errorf("opening UDP port %s: %w", cfg.udp, err)
+	if c.sockets, err = listenCoordSockets(cfg.udp, cfg.udp2, sealed); err != nil {
+		return nil, err
 	}
-	c.presence = newPresence(c.me, ourProto(), time.Now(), c.mux.send, c.wakeUp)
+	c.presence = newPresence(c.me, ourProto(), time.Now(), c.sockets.send, c.wakeUp)
+	c.presence.second = c.sockets.told()
 	c.server = &coordServer{store: store, presence: c.presence, now: time.Now, logf: logf}
 	for _, a := range store.list() {
 		c.server.publishAccount(a)
 	}
-	if c.listener, err = listenCoord(c.server, c.me, c.mux.packetConn()); err != nil {
-		return nil, errors.Join(err, c.mux.UDPConn.Close())
+	if c.listener, err = listenCoord(c.server, c.me, c.sockets.first.packetConn()); err != nil {
+		return nil, errors.Join(err, c.sockets.close())
 	}
-	if err := c.mux.capBuffers(coordBuffers); err != nil {
+	if err := c.sockets.first.capBuffers(coordBuffers); err != nil {
 		logf("UDP buffers: %v", err)
 	}
 	return c, nil
@@ -92,9 +94,9 @@ func (c *coordinator) wakeUp() {
 	}
 }
 
-// close ends QUIC, then the socket.
+// close ends QUIC, then the sockets.
 func (c *coordinator) close() error {
-	return errors.Join(c.listener.close(), c.mux.UDPConn.Close())
+	return errors.Join(c.listener.close(), c.sockets.close())
 }
 
 // run runs the loops. The first to fail ends the others.
@@ -103,7 +105,7 @@ func (c *coordinator) run(ctx context.Context, cfg coordConfig, out io.Writer) e
 	if err != nil {
 		return err
 	}
-	loops := []func(context.Context) error{c.listener.serve, c.tickLoop}
+	loops := []func(context.Context) error{c.listener.serve, c.sockets.readSecond, c.tickLoop}
 	if cfg.http != "" {
 		ln, err := net.Listen("tcp", cfg.http)
 		if err != nil {
@@ -150,7 +152,7 @@ func (c *coordinator) word(cfg coordConfig) (coordWord, error) {
 	if err != nil {
 		return coordWord{}, err
 	}
-	addr, err := parseCoordAddr(net.JoinHostPort(host, strconv.Itoa(int(c.mux.port()))))
+	addr, err := parseCoordAddr(net.JoinHostPort(host, strconv.Itoa(int(c.sockets.first.port()))))
 	if err != nil {
 		return coordWord{}, err
 	}
@@ -195,7 +197,7 @@ func machineAddr() string {
 
 // sayReady tells the person who started the coordinator what to do next.
 func (c *coordinator) sayReady(out io.Writer, word coordWord) {
-	fmt.Fprintf(out, "coordinator ready at %s (udp), keys %s\n", word.addr, word.keys)
+	fmt.Fprintf(out, "coordinator ready at %s (udp; echo on %s), keys %s\n", word.addr, c.sockets.echoPort(), word.keys)
 	if len(c.server.store.list()) > 0 || c.server.store.signup == signupClosed {
 		return
 	}

@@ -86,13 +86,17 @@ type presCall struct {
 	ring     *resend
 }
 
-// takeCall reports whether the member may make one more call now.
-func (m *presMember) takeCall(at time.Duration) bool {
-	m.nextCall = max(m.nextCall, at)
-	if m.nextCall-at >= callBurst*callGap {
+// A pace bounds how often a member may ask for something.
+type pace time.Duration // when it has nothing to its charge, see presInput.at
+
+// take reports whether one more is allowed at a time: burst at once, then one
+// each gap.
+func (p *pace) take(at, gap time.Duration, burst int) bool {
+	next := max(time.Duration(*p), at)
+	if next-at >= time.Duration(burst)*gap {
 		return false
 	}
-	m.nextCall += callGap
+	*p = pace(next + gap)
 	return true
 }
 
@@ -144,7 +148,7 @@ func (in presInput) timely(t int64) bool {
 // it is introduced.
 func (p *presence) newCallLocked(in presInput, msg *callMsg) (c *presCall, refusal byte) {
 	switch {
-	case !in.m.takeCall(in.at):
+	case !in.m.nextCall.take(in.at, callGap, callBurst):
 		return nil, refuseLimit
 	case len(p.intro.calls) >= maxCalls || len(p.intro.due) >= maxResends:
 		return nil, refuseBusy
@@ -170,7 +174,7 @@ func (p *presence) introduceLocked(in presInput, msg *callMsg, c *presCall, prov
 	}
 	to := p.sourceLocked(inst)
 	answer := answerMsg{call: msg.call, token: c.token, ttl: p.ttl, instance: inst.id,
-		target: to.addr, caller: in.from.addr, cands: inst.candidates()}
+		target: to.addr, caller: in.from.addr, second: p.second, cands: inst.candidates()}
 	body := answer.append(nil)
 	if !proved && credit < datagramLen(body)+p.refuseLen() {
 		p.helloLocked(in) // a padded call or a cookie is wanted

@@ -402,6 +402,7 @@ func TestNewsGoesToAllOnline(t *testing.T) {
 // but the devices' own gets more bytes than it sent, and nobody moves.
 func TestPresenceHostileDatagrams(t *testing.T) {
 	pt, caller, attic := newIntroTest(t)
+	pt.p.second = presTestSecond
 	rng := mrand.New(mrand.NewPCG(1, 2))
 	var captured [][]byte
 	for i := range 30 {
@@ -413,7 +414,9 @@ func TestPresenceHostileDatagrams(t *testing.T) {
 		var id callID
 		rand.Read(id[:])
 		call := caller.datagram(msgCall, caller.callBody(id, attic.deviceID()), rng.IntN(maxDatagram))
-		captured = append(captured, call, caller.datagram(msgAck, (&ackMsg{uint64(i)}).append(nil), 0))
+		captured = append(captured, call, caller.datagram(msgAck, (&ackMsg{uint64(i)}).append(nil), 0),
+			caller.datagram(msgEcho, (&echoMsg{uint64(i), i%2 == 0}).append(nil), 0),
+			caller.datagram(msgRelay, (&relayMsg{attic.deviceID(), attic.instance, b}).append(nil), 0))
 		caller.say(call)
 		caller = caller.again()
 	}
@@ -438,7 +441,7 @@ func TestPresenceHostileDatagrams(t *testing.T) {
 		}
 		from := netip.MustParseAddrPort(fmt.Sprintf("203.0.113.%d:6", 100+rng.IntN(50)))
 		balance[from] += len(b)
-		pt.p.datagram(pt.now, b, udpSource{addr: from})
+		pt.p.datagram(pt.now, b, udpSource{addr: from, sock: rng.IntN(2)})
 		if pt.p.isProved(from) {
 			t.Fatalf("%v counts as proved", from)
 		}

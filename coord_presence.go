@@ -25,9 +25,9 @@ import (
 )
 
 const (
-	// maxInstances bounds the processes of one device that are kept; one more
-	// takes the place of the one silent the longest.
-	maxInstances = 4
+	// maxInstances bounds the processes of one device that are kept: the one
+	// that serves, and verbs while they hold a link. See roomLocked.
+	maxInstances = 8
 	// presenceLife is how long an instance is online after a beat, in seconds:
 	// beats come every 20 to 25, so it is two lost ones and their retries.
 	// A sweep each presenceSweep makes it 66 to 74.
@@ -75,12 +75,12 @@ type presInstance struct {
 	addr   wireAddr
 	local  uint16 // index in presence.locals
 	serves bool
-	left   bool   // it has said that it ends
+	left   bool   // it has said that it ends; serves is what it did
 	cands  string // wireAddrs
 	build  unique.Handle[string]
 }
 
-// A presMember is a device of an account: 256 bytes, and its instances.
+// A presMember is a device of an account: 240 bytes, and its instances.
 type presMember struct {
 	acct      *presAccount // nil when it was dropped
 	sign      [32]byte
@@ -90,12 +90,13 @@ type presMember struct {
 	id        [idLen]byte
 	hint      sealHint
 	standing  byte
-	keyed     bool          // send and recv are derived
-	bad       bool          // its path key is none
-	heard     bool          // it has beaten
-	seen      uint32        // when it beat last, as in presInstance
-	sent      uint64        // counter of the last datagram to it
-	nextCall  time.Duration // see takeCall
+	keyed     bool   // send and recv are derived
+	bad       bool   // its path key is none
+	heard     bool   // it has beaten
+	seen      uint32 // when it beat last, as in presInstance
+	sent      uint64 // counter of the last datagram to it
+	nextCall  pace
+	nextRelay pace
 	instances []presInstance
 }
 
@@ -119,7 +120,7 @@ func (m *presMember) serving() *presInstance {
 	var best *presInstance
 	for i := range m.instances {
 		// Of two that came in the same second the later entry is newer.
-		if in := &m.instances[i]; in.serves && (best == nil || in.first >= best.first) {
+		if in := &m.instances[i]; in.serves && !in.left && (best == nil || in.first >= best.first) {
 			best = in
 		}
 	}
@@ -150,7 +151,8 @@ type presence struct {
 	me       *identity
 	instance instanceID
 	proto    protoRange
-	ttl      uint32 // life of a session in seconds, 0 = without end
+	second   netip.AddrPort // the other port as beatAck tells it; set before the first datagram
+	ttl      uint32         // life of a session in seconds, 0 = without end
 	send     func(b []byte, to udpSource)
 	wake     func() // tick is wanted earlier than it said
 	start    time.Time
@@ -299,11 +301,12 @@ func (p *presence) bodyLocked(in presInput, body []byte) {
 		return
 	}
 	in.head = h
+	// A call or an echo may come before its sender has heard from us.
+	early := (h.kind == msgCall || h.kind == msgEcho) && h.receiver == instanceID{}
 	switch {
-	case h.kind != msgBeat && h.kind != msgCall && h.kind != msgAck:
+	case !takes(in.from.sock, h.kind):
 		return
-	// A call may come before its sender has heard from us.
-	case h.receiver != p.instance && (h.kind != msgCall || h.receiver != instanceID{}):
+	case h.receiver != p.instance && !early:
 		p.helloLocked(in)
 	case h.kind == msgBeat:
 		p.beatLocked(in, rest)
@@ -311,6 +314,10 @@ func (p *presence) bodyLocked(in presInput, body []byte) {
 		p.callLocked(in, rest)
 	case h.kind == msgAck:
 		p.ackLocked(in, rest)
+	case h.kind == msgEcho:
+		p.echoLocked(in, rest)
+	case h.kind == msgRelay:
+		p.relayLocked(in, rest)
 	}
 }
 
@@ -358,8 +365,11 @@ func (p *presence) beatLocked(in presInput, rest []byte) {
 			p.leaveLocked(in, inst, window)
 		}
 	case p.receivesAt(in, inst, msg.cookie):
-		p.countBeatLocked(in, msg, window)
-		p.beatAckLocked(in)
+		if p.countBeatLocked(in, msg, window) {
+			p.beatAckLocked(in)
+		} else {
+			p.refuseLocked(in, refuseMsg{reason: refuseLimit})
+		}
 	default: // the window stays: who races a copy of it here stops no beat
 		p.helloLocked(in)
 	}
@@ -371,13 +381,13 @@ func (p *presence) receivesAt(in presInput, inst *presInstance, c cookie) bool {
 	return inst != nil && inst.addr == wireAddrOf(in.from.addr) || p.cookieRight(in, c)
 }
 
-// countBeatLocked enters a beat into the table.
-func (p *presence) countBeatLocked(in presInput, msg *beatMsg, window replayWindow) {
+// countBeatLocked enters a beat into the table, if there is room.
+func (p *presence) countBeatLocked(in presInput, msg *beatMsg, window replayWindow) bool {
 	m, now := in.m, uint32(in.at/time.Second)
 	inst := m.instance(in.head.sender)
 	if inst == nil {
-		if len(m.instances) == maxInstances {
-			p.dropInstanceLocked(m, oldestInstance(m))
+		if !p.roomLocked(m, msg.serves) {
+			return false
 		}
 		m.instances = append(m.instances, presInstance{id: in.head.sender, first: now})
 		inst = &m.instances[len(m.instances)-1]
@@ -394,6 +404,7 @@ func (p *presence) countBeatLocked(in presInput, msg *beatMsg, window replayWind
 	}
 	inst.build = unique.Make(msg.proto.build)
 	m.seen, m.heard = now, true
+	return true
 }
 
 // leaveLocked takes an instance offline that says that it ends. It stays in the
@@ -401,17 +412,33 @@ func (p *presence) countBeatLocked(in presInput, msg *beatMsg, window replayWind
 func (p *presence) leaveLocked(in presInput, inst *presInstance, window replayWindow) {
 	p.provedAddLocked(inst.addr, -1)
 	now := uint32(in.at / time.Second)
-	*inst = presInstance{id: inst.id, first: inst.first, seen: now, window: window, left: true}
+	*inst = presInstance{id: inst.id, first: inst.first, seen: now, window: window, serves: inst.serves, left: true}
 	in.m.seen = now
 }
 
-func oldestInstance(m *presMember) (oldest int) {
+// roomLocked makes room for one more process of m and reports whether there is.
+// Those that do not serve go first, of these those that have left, and of like
+// ones the one silent the longest. None that serves, or did, gives way to one
+// that does not: a replay might bring it back, and it would be rung.
+func (p *presence) roomLocked(m *presMember, serves bool) bool {
+	if len(m.instances) < maxInstances {
+		return true
+	}
+	worth := func(i int) uint64 {
+		in := &m.instances[i]
+		return uint64(boolByte(in.serves))<<33 | uint64(boolByte(!in.left))<<32 | uint64(in.seen)
+	}
+	least := 0
 	for i := range m.instances {
-		if m.instances[i].seen < m.instances[oldest].seen {
-			oldest = i
+		if worth(i) < worth(least) {
+			least = i
 		}
 	}
-	return oldest
+	if m.instances[least].serves && !serves {
+		return false
+	}
+	p.dropInstanceLocked(m, least)
+	return true
 }
 
 // dropInstanceLocked forgets the process with index i.
@@ -456,7 +483,7 @@ func (p *presence) sourceLocked(in *presInstance) udpSource {
 
 func (p *presence) beatAckLocked(in presInput) {
 	msg := beatAckMsg{proto: p.proto, observed: in.from.addr, cookie: p.cookie(in),
-		time: in.now, seq: in.m.acct.seq, head: in.m.acct.head}
+		time: in.now, seq: in.m.acct.seq, head: in.m.acct.head, second: p.second}
 	p.postLocked(in.m, in.head.sender, in.from, msgBeatAck, msg.append(nil))
 }
 
@@ -533,55 +560,4 @@ func (p *presence) sweepLocked(at time.Duration) {
 			}
 		}
 	}
-}
-
-// isProved reports whether an online device beat from an address: a QUIC
-// handshake from there needs no Retry.
-func (p *presence) isProved(addr netip.AddrPort) bool {
-	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.proved[wireAddrOf(addr)] > 0
-}
-
-// A memberStatus says whether a device is online; of several processes the one
-// that serves speaks for it.
-type memberStatus struct {
-	online, serves bool
-	silent         uint64 // seconds since it was last heard, never = not heard
-	build          string
-	addr           netip.AddrPort
-}
-
-func (p *presence) status(now time.Time, acct acctID, id deviceID) memberStatus {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	a := p.accounts[acct]
-	if a == nil {
-		return memberStatus{silent: never}
-	}
-	m := a.member(id)
-	if m == nil {
-		return memberStatus{silent: never}
-	}
-	st := memberStatus{silent: m.silence(now.Sub(p.start))}
-	inst := m.serving()
-	for i := range m.instances {
-		if inst == nil && !m.instances[i].left {
-			inst = &m.instances[i]
-		}
-	}
-	if inst != nil {
-		st.online, st.serves = true, inst.serves
-		st.build, st.addr = inst.build.Value(), inst.addr.addrPort()
-	}
-	return st
-}
-
-// silence is how long a member was not heard, in seconds.
-func (m *presMember) silence(at time.Duration) uint64 {
-	if !m.heard {
-		return never
-	}
-	return uint64(uint32(at/time.Second) - m.seen)
 }

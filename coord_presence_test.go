@@ -380,29 +380,74 @@ func TestPresenceLeaves(t *testing.T) {
 	}
 }
 
+// process brings up one more process of the device, a second later.
+func (d *presTestDevice) process(serves bool) *presTestDevice {
+	d.pt.t.Helper()
+	d.pt.advance(time.Second)
+	n := d.again()
+	d.addr = netip.AddrPortFrom(d.addr.Addr(), d.addr.Port()+1)
+	n.online(serves)
+	return n
+}
+
+func (d *presTestDevice) leave() {
+	m := beatMsg{proto: protoRange{1, 1, ""}, leaves: true}
+	d.say(d.datagram(msgBeat, m.append(nil), 0))
+}
+
 func TestPresenceInstancesAreBounded(t *testing.T) {
 	pt := newPresTest(t)
 	d := pt.device("198.51.100.7:1000")
 	pt.members(5, d)
+	known := func(want ...*presTestDevice) {
+		t.Helper()
+		m := pt.p.accounts[presTestAcct].member(d.deviceID())
+		for i, n := range want {
+			if m.instance(n.instance) == nil {
+				t.Fatalf("process %d of %d is forgotten", i, len(want))
+			}
+		}
+		if len(m.instances) != maxInstances || len(m.instances) != len(want) {
+			t.Fatalf("%d instances are kept", len(m.instances))
+		}
+	}
+	serving := func() instanceID { return pt.p.accounts[presTestAcct].member(d.deviceID()).serving().id }
 	var procs []*presTestDevice
-	for i := range 6 {
-		pt.advance(time.Second)
-		n := d.again()
-		n.addr = netip.AddrPortFrom(n.addr.Addr(), uint16(1000+i))
-		n.online(i == 2)
-		procs = append(procs, n)
+	for i := range maxInstances {
+		procs = append(procs, d.process(i == 0))
 	}
-	m := pt.p.accounts[presTestAcct].member(d.deviceID())
-	if len(m.instances) != maxInstances || m.instance(procs[0].instance) != nil || m.instance(procs[5].instance) == nil {
-		t.Fatalf("%d instances are kept", len(m.instances))
+	known(procs...)
+	for range 2 * maxInstances { // verbs come and go: it is they who give way
+		n := d.process(false)
+		procs = append(append(procs[:1:1], procs[2:]...), n)
+		known(procs...)
 	}
-	if m.serving().id != procs[2].instance {
+	procs[7].leave()
+	procs = append(procs[:7:7], d.process(false)) // in the place of the one that has left
+	known(procs...)
+	if serving() != procs[0].instance {
 		t.Fatal("another process than the one that serves would be rung")
 	}
-	procs[5].beat(true)
-	if m.serving().id != procs[5].instance {
+	for range maxInstances - 1 {
+		procs = append(append(procs[:1:1], procs[2:]...), d.process(true))
+	}
+	known(procs...)
+	if serving() != procs[7].instance {
 		t.Fatal("not the newest process that serves would be rung")
 	}
+	procs[0].leave()
+	verb := d.again()
+	verb.beat(false)
+	verb.takeHello()
+	verb.beat(false)
+	if no := verb.takeRefuse(); no.reason != refuseLimit {
+		t.Fatalf("a verb among as many that serve as there may be: %+v", no)
+	}
+	known(procs...)
+	procs = append(procs[1:], d.process(true)) // in the place of the one that has left
+	known(procs...)
+	procs = append(procs[1:], d.process(true))
+	known(procs...)
 	if len(pt.p.proved) != maxInstances {
 		t.Fatalf("%d proved addresses for %d instances", len(pt.p.proved), maxInstances)
 	}

@@ -123,19 +123,6 @@ func (l *coordListener) leave(host netip.Prefix) {
 	}
 }
 
-// hostOf is what one person usually has of the address space.
-func hostOf(a netip.Addr) netip.Prefix {
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, err := a.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	return p
-}
-
 // serve answers until ctx ends.
 func (l *coordListener) serve(ctx context.Context) error {
 	var conns sync.WaitGroup

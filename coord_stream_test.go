@@ -25,24 +25,25 @@ type coordNetTest struct {
 	me   *identity
 	ln   *coordListener
 	addr string
-	stop func() error // ends it, and returns what serve returned
+	echo netip.AddrPort // the second port
+	stop func() error   // ends it, and returns what serve returned
 }
 
 func newCoordNetTest(t *testing.T) *coordNetTest {
 	nt := &coordNetTest{coordTestServer: newCoordTestServer(t)}
 	nt.me = nt.presence.me
-	mux, err := listenUDP("127.0.0.1:0", true, func(b []byte, from udpSource) { nt.presence.datagram(nt.now(), b, from) })
+	sockets, err := listenCoordSockets("127.0.0.1:0", "", func(b []byte, from udpSource) { nt.presence.datagram(nt.now(), b, from) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	nt.presence.send = mux.send
-	nt.addr = mux.UDPConn.LocalAddr().String()
-	if nt.ln, err = listenCoord(nt.coordServer, nt.me, mux.packetConn()); err != nil {
+	nt.presence.send, nt.presence.second = sockets.send, sockets.told()
+	nt.addr, nt.echo = sockets.first.UDPConn.LocalAddr().String(), addrPortOf(sockets.second.UDPConn.LocalAddr())
+	if nt.ln, err = listenCoord(nt.coordServer, nt.me, sockets.first.packetConn()); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- nt.ln.serve(ctx) }()
+	go func() { served <- runAll(ctx, []func(context.Context) error{nt.ln.serve, sockets.readSecond}) }()
 	stopped := false
 	nt.stop = func() error {
 		if stopped {
@@ -50,7 +51,7 @@ func newCoordNetTest(t *testing.T) *coordNetTest {
 		}
 		stopped = true
 		cancel()
-		return errors.Join(<-served, nt.ln.close(), mux.UDPConn.Close())
+		return errors.Join(<-served, nt.ln.close(), sockets.close())
 	}
 	t.Cleanup(func() { nt.stop() })
 	return nt

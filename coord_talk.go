@@ -53,8 +53,12 @@ type coordTalk struct {
 	onRing    func(now time.Time, m *ringMsg)
 	onPlace   func(at netip.AddrPort) // a beat counts, from a new address; may be nil
 	onRefused func(m *refuseMsg)      // a beat was refused
-	rings     map[callID]time.Time
-	left      map[instanceID]replayWindow // of the coordinator's former instances
+	onRelayed func(now time.Time, m *relayedMsg)
+
+	second netip.AddrPort       // its other port; without an IP that of its first
+	echoes map[uint64]*echoCall // by nonce
+	rings  map[callID]time.Time
+	left   map[instanceID]replayWindow // of the coordinator's former instances
 }
 
 // A coordCall is one call under way.
@@ -68,6 +72,18 @@ type coordCall struct {
 	answer   func(now time.Time, m *answerMsg)
 	refuse   func(now time.Time, m *refuseMsg)
 }
+
+// An echoCall asks where the coordinator sees one of our sockets.
+type echoCall struct {
+	sock          int
+	second, other bool // asked of its second port; to be answered from the other one
+	sent          int
+	next          time.Time
+	seen          func(now time.Time, at netip.AddrPort)
+}
+
+// echoTimes are when an echo goes out again; after the last it has failed.
+var echoTimes = []time.Duration{100 * ms, 200 * ms, 400 * ms, 800 * ms}
 
 func ourProto() protoRange { return protoRange{protoMin, protoMax, buildVersion()} }
 
@@ -92,6 +108,14 @@ func (c *coordTalk) tick(now time.Time) (next time.Time) {
 			c.sendCall(now, call)
 		}
 		next = earlier(next, call.next)
+	}
+	for nonce, e := range c.echoes {
+		if !e.next.After(now) {
+			c.sendEcho(now, nonce, e)
+		}
+		if c.echoes[nonce] != nil {
+			next = earlier(next, e.next)
+		}
 	}
 	for id, at := range c.rings {
 		if now.Sub(at) > time.Minute {
@@ -122,6 +146,63 @@ func (c *coordTalk) leave() {
 	if c.beating && c.at.addr.IsValid() {
 		c.transmit(msgBeat, &beatMsg{proto: ourProto(), leaves: true, cookie: c.cookie}, 0)
 	}
+}
+
+// echo asks where the coordinator sees a socket of ours: its first port, or
+// its second. seen is called once, with an invalid address when nothing came.
+func (c *coordTalk) echo(now time.Time, e echoCall) {
+	nonce := mrand.Uint64()
+	c.echoes[nonce] = &e
+	c.sendEcho(now, nonce, &e)
+}
+
+func (c *coordTalk) sendEcho(now time.Time, nonce uint64, e *echoCall) {
+	if e.sent == len(echoTimes) {
+		delete(c.echoes, nonce)
+		e.seen(now, netip.AddrPort{})
+		return
+	}
+	b, _ := c.box.pack(msgEcho, &echoMsg{nonce, e.other}, 0)
+	addrs := c.addrs
+	if c.at.addr.IsValid() {
+		addrs = []netip.AddrPort{c.at.addr}
+	}
+	for _, a := range addrs {
+		if e.second {
+			a = c.secondOf(a)
+		}
+		c.send(b, udpSource{sock: e.sock, addr: a})
+	}
+	e.next = now.Add(echoTimes[e.sent])
+	e.sent++
+}
+
+// secondOf is the coordinator's other port beside its first at a: the next one,
+// until it says otherwise.
+func (c *coordTalk) secondOf(a netip.AddrPort) netip.AddrPort {
+	switch {
+	case !c.second.IsValid():
+		return netip.AddrPortFrom(a.Addr(), a.Port()+1)
+	case c.second.Addr().IsUnspecified():
+		return netip.AddrPortFrom(a.Addr(), c.second.Port())
+	}
+	return c.second
+}
+
+func (c *coordTalk) echoed(now time.Time, rest []byte) {
+	m, err := parseEchoAck(rest)
+	if err != nil {
+		return
+	}
+	if e := c.echoes[m.nonce]; e != nil {
+		delete(c.echoes, m.nonce)
+		e.seen(now, m.observed)
+	}
+}
+
+// relay has the coordinator hand a sealed datagram to a process of a device.
+func (c *coordTalk) relay(target deviceID, instance instanceID, inner []byte) {
+	c.transmit(msgRelay, &relayMsg{target, instance, inner}, 0)
 }
 
 // transmit sends to where the coordinator answered last, else everywhere.
@@ -190,6 +271,12 @@ func (c *coordTalk) handle(now time.Time, h msgHead, rest []byte, from udpSource
 		c.refused(now, rest)
 	case msgRing:
 		c.ring(now, h, rest)
+	case msgEchoAck:
+		c.echoed(now, rest)
+	case msgRelayed:
+		if m, err := parseRelayed(rest); err == nil && c.onRelayed != nil {
+			c.onRelayed(now, m)
+		}
 	case msgNews:
 		if m, err := parseNews(rest); err == nil {
 			c.ack(h)
@@ -251,7 +338,7 @@ func (c *coordTalk) beatAck(now time.Time, rest []byte) {
 	if c.onPlace != nil && m.observed != c.place {
 		c.onPlace(m.observed)
 	}
-	c.place, c.observed, c.cookie, c.tries = m.observed, m.observed, m.cookie, 0
+	c.place, c.observed, c.cookie, c.second, c.tries = m.observed, m.observed, m.cookie, m.second, 0
 	c.offset = time.Unix(m.time, 0).Sub(now)
 	c.nextBeat = now.Add(beatEvery - mrand.N(beatEvery/5))
 	if m.seq != never {
@@ -265,7 +352,7 @@ func (c *coordTalk) answered(now time.Time, h msgHead, rest []byte) {
 		return
 	}
 	c.ack(h)
-	c.observed = m.caller
+	c.observed, c.second = m.caller, m.second
 	if call := c.calls[m.call]; call != nil && !call.answered {
 		call.answered = true
 		call.answer(now, m)

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -49,8 +51,9 @@ func TestRunCoordinatorFirstDay(t *testing.T) {
 	ready, hint, command := run.line(), run.line(), run.line()
 	text, ok := strings.CutPrefix(command, "sessio account create -key ~/.ssh/id_ed25519 ")
 	word, err := parseCoordWord(text)
+	next := netip.MustParseAddrPort(word.addr).Port() + 1
 	if !ok || err != nil || word.claim == (claimSecret{}) || !strings.HasPrefix(hint, "no account yet: ") ||
-		ready != "coordinator ready at "+word.addr+" (udp), keys "+string(word.keys) {
+		ready != "coordinator ready at "+word.addr+fmt.Sprintf(" (udp; echo on %d), keys ", next)+string(word.keys) {
 		t.Fatalf("printed:\n%s\n%s\n%s\n%v", ready, hint, command, err)
 	}
 	if _, err := os.Stat(filepath.Join(cfg.dir, "coord", "identity")); err != nil {
@@ -122,6 +125,7 @@ func TestRunCoordinatorFails(t *testing.T) {
 	for name, cfg := range map[string]coordConfig{
 		"HTTP port in use":     {dir: t.TempDir(), udp: "127.0.0.1:0", http: taken.Addr().String()},
 		"UDP address is none":  {dir: t.TempDir(), udp: "127.0.0.1:none"},
+		"the second is none":   {dir: t.TempDir(), udp: "127.0.0.1:0", udp2: "127.0.0.1:none"},
 		"the URL is none":      {dir: t.TempDir(), udp: "127.0.0.1:0", url: "coord.example.com"},
 		"directory is a file":  {dir: file, udp: "127.0.0.1:0"},
 		"a claim that is none": {dir: coordTestBadClaim(t), udp: "127.0.0.1:0"},

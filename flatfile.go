@@ -95,15 +95,17 @@ func sweepTemps(file, newest string) {
 }
 
 // An entryLog is a file that only grows. An entry is its length (4 bytes, big
-// endian), the record, and the SHA-256 of both. Callers serialise append.
+// endian), the record, and the SHA-256 of both. The length's first bit is set
+// in all entries but the last of those appended at once: they are on disk
+// before the last one is written. Callers serialise append.
 type entryLog struct {
 	f    *os.File
 	size int64 // bytes of whole entries; what follows was never acknowledged
 }
 
 // openEntryLog opens or makes the log and returns its records. A torn tail is
-// cut off. A bad entry with a good one behind it is damage, not a torn write:
-// that is an error with code log-corrupt.
+// cut off. A bad entry that has the end of an append behind it was once
+// acknowledged: that is damage, an error with code log-corrupt.
 func openEntryLog(file string, maxRecord int) (*entryLog, [][]byte, error) {
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -136,11 +138,8 @@ func readEntries(r io.Reader, maxRecord int) (records [][]byte, size int64, err 
 			size += int64(len(rec)) + entryOverhead
 			continue
 		}
-		if len(rest) > maxRecord+entryOverhead {
-			return nil, 0, coded("log-corrupt", "damaged entry at byte %d", size)
-		}
 		for i := 1; i < len(rest); i++ {
-			if _, ok := cutEntry(rest[i:], maxRecord); ok {
+			if _, ok := cutEntry(rest[i:], maxRecord); ok && rest[i]&moreBit == 0 {
 				return nil, 0, coded("log-corrupt", "damaged entry at byte %d", size)
 			}
 		}
@@ -148,14 +147,17 @@ func readEntries(r io.Reader, maxRecord int) (records [][]byte, size int64, err 
 	}
 }
 
-const entryOverhead = 4 + sha256.Size
+const (
+	entryOverhead = 4 + sha256.Size
+	moreBit       = 0x80 // of an entry's first byte: the same append goes on
+)
 
 // cutEntry returns the record of the whole and sound entry that b begins with.
 func cutEntry(b []byte, maxRecord int) ([]byte, bool) {
 	if len(b) < entryOverhead {
 		return nil, false
 	}
-	n := binary.BigEndian.Uint32(b)
+	n := binary.BigEndian.Uint32(b) &^ (moreBit << 24)
 	if int64(n) > int64(maxRecord) || int64(n) > int64(len(b)-entryOverhead) {
 		return nil, false
 	}
@@ -169,23 +171,35 @@ func cutEntry(b []byte, maxRecord int) ([]byte, bool) {
 // append writes records and returns when they are on disk. After an error
 // nothing of them is kept.
 func (l *entryLog) append(records ...[]byte) error {
-	var b []byte
-	for _, rec := range records {
-		at := len(b)
-		b = binary.BigEndian.AppendUint32(b, uint32(len(rec)))
-		b = append(b, rec...)
-		sum := sha256.Sum256(b[at:])
-		b = append(b, sum[:]...)
-	}
-	_, err := l.f.WriteAt(b, l.size)
+	last := max(len(records)-1, 0)
+	end, err := l.write(l.size, records[:last], moreBit)
 	if err == nil {
-		err = l.f.Sync()
+		end, err = l.write(end, records[last:], 0)
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("appending to %s: %w", l.f.Name(), err), l.f.Truncate(l.size))
 	}
-	l.size += int64(len(b))
+	l.size = end
 	return nil
+}
+
+// write puts entries at a place and returns where they end, on disk.
+func (l *entryLog) write(at int64, records [][]byte, more byte) (end int64, err error) {
+	if len(records) == 0 {
+		return at, nil
+	}
+	var b []byte
+	for _, rec := range records {
+		begin := len(b)
+		b = append(binary.BigEndian.AppendUint32(b, uint32(len(rec))), rec...)
+		b[begin] |= more
+		sum := sha256.Sum256(b[begin:])
+		b = append(b, sum[:]...)
+	}
+	if _, err := l.f.WriteAt(b, at); err != nil {
+		return at, err
+	}
+	return at + int64(len(b)), l.f.Sync()
 }
 
 func (l *entryLog) close() error { return l.f.Close() }

@@ -29,15 +29,15 @@ var layout = []string{
 	// the trust log: bytes, state, disk, exchange
 	"sshsig trust_ops trust_stmt", "trust trust_rules", "trust_build", "trust_fork", "trust_store trust_load", "trust_exchange",
 	// datagrams, sockets, paths
-	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp", "candidates", "punch", "coord_talk",
+	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "punch punch_watch punch_rank punch_hard", "coord_talk", "natkind", "netwatch",
 	// the SSH server
 	"ssh_wire", "ssh_auth", "ssh_child", "ssh_session sshserve",
 	// what verbs and coordinator say to each other
-	"coord_presence coord_introduce coord_wire", "coord_client",
+	"coord_presence coord_online coord_introduce coord_echo coord_wire", "coord_client",
 	// links
-	"names", "stream", "peers", "link", "node", "node_fetch", "node_links", "connect", "node_run", "node_status", "lend", "device",
+	"names", "stream", "peers", "link", "node", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "device",
 	// the coordinator
-	"coord_store coord_requests", "coord_stream", "coord_http", "coord",
+	"coord_store coord_requests", "coord_stream", "coord_http", "coord_sockets", "coord",
 	// the verbs
 	"term ssh_client client_session client_tty", "client_grant", "client", "cli", "client_act", "client_run", "client_forward",
 	"client_sign", "client_account", "client_trust", "client_signers", "client_status", "roles main",

@@ -140,15 +140,6 @@ func (l *lender) slot(ctx context.Context, slots chan struct{}) bool {
 // acceptPause is for an Accept that fails: too many open files, as a rule.
 const acceptPause = 100 * time.Millisecond
 
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
-
 func (l *lender) answer(ctx context.Context, c *net.UnixConn) {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	c.SetReadDeadline(time.Now().Add(10 * time.Second))

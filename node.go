@@ -50,6 +50,7 @@ type node struct {
 	mu      sync.Mutex
 	talk    *coordTalk            // guarded by mu
 	peers   *peerTable            // guarded by mu
+	nat     *natFinder            // guarded by mu
 	links   map[*link]bool        // guarded by mu
 	dials   map[deviceID]*dialing // guarded by mu
 	changed chan struct{}         // guarded by mu: closed and made anew when paths or links change

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"net/netip"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -227,7 +226,8 @@ func (n *node) recalledLocked(now time.Time, l *link, m *answerMsg) {
 		}
 		q.idleAt, l.successor = now, q
 	}
-	q.finder.introduce(now, append([]netip.AddrPort{m.target}, m.cands...))
+	q.finder.introduce(now, m.target, m.cands)
+	n.tellLocked(now, q)
 }
 
 // endLinkLocked closes a link without holding the lock for it.

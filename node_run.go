@@ -55,11 +55,16 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		box:   &sealBox{sendKey: send, recvKey: recv, hint: n.hint, mine: n.instance},
 		addrs: addrs, send: n.mux.send, beating: n.beat, serves: n.ssh != nil,
 		cands: n.candidates,
-		calls: map[callID]*coordCall{}, rings: map[callID]time.Time{}, left: map[instanceID]replayWindow{},
-		onHead: n.headSeen, onRing: n.rung,
+		calls: map[callID]*coordCall{}, rings: map[callID]time.Time{}, left: map[instanceID]replayWindow{}, echoes: map[uint64]*echoCall{},
+		onHead: n.headSeen, onRing: n.rung, onRelayed: n.relayed,
 		onPlace:   func(at netip.AddrPort) { n.logf(0, "the coordinator knows this machine, at %v", at) },
 		onRefused: func(m *refuseMsg) { n.logf(0, "coordinator: %v", refusalOf(m, "this machine")) },
 	}
+	n.nat = &natFinder{echo: n.talk.echo, openSock: n.mux.openSock, closeSock: n.mux.closeSock, changed: n.natChanged}
+	n.peers.observe = func(now time.Time, sock int, seen func(time.Time, netip.AddrPort)) {
+		n.talk.echo(now, echoCall{sock: sock, seen: seen})
+	}
+	n.mux.stir = n.poke
 	n.tr = &quic.Transport{Conn: n.mux.packetConn(), ConnectionIDLength: 8, DisableVersionNegotiationPackets: true}
 	conf := linkQUIC(n.small)
 	conf.GetConfigForClient = n.quicFor
@@ -76,6 +81,7 @@ func (n *node) start(addrs []netip.AddrPort) error {
 	n.running.Go(func() { n.accept(ctx) })
 	n.running.Go(func() { n.fetchLoop(ctx) })
 	n.running.Go(func() { n.resolveLoop(ctx) })
+	n.running.Go(func() { n.watchLoop(ctx) })
 	unwatch := n.trust.watch(func(_, now *trustState) { n.logChanged(ctx, now) })
 	context.AfterFunc(ctx, unwatch)
 	return nil
@@ -109,6 +115,7 @@ func (n *node) close() {
 func (n *node) loop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var sleep sleepWatch
 	for {
 		select {
 		case <-ctx.Done():
@@ -117,9 +124,16 @@ func (n *node) loop(ctx context.Context) {
 		case <-n.wake:
 		}
 		now := time.Now()
+		if sleep.woke(now) {
+			n.roam(now, "the machine has slept")
+		}
 		n.mu.Lock()
+		if now.Sub(n.nat.asked) >= natAgain {
+			n.nat.start(now, false)
+		}
 		next := earlier(n.talk.tick(now), n.peers.tick(now))
 		next = earlier(next, n.tickLinksLocked(now))
+		next = earlier(next, n.tickNotesLocked(now))
 		n.mu.Unlock()
 		if next.IsZero() {
 			next = now.Add(time.Hour)
@@ -179,5 +193,6 @@ func (n *node) rung(now time.Time, m *ringMsg) {
 	q.idleAt = now
 	n.sessions.add(now, m.token, m.keys.sign, time.Duration(m.ttl)*time.Second)
 	n.logf(2, "ring from %s at %v", m.keys.deviceID(), m.caller)
-	q.finder.introduce(now, append([]netip.AddrPort{m.caller}, m.cands...))
+	q.finder.introduce(now, m.caller, m.cands)
+	n.tellLocked(now, q)
 }

@@ -16,7 +16,7 @@ type linkStatus struct {
 	Name    string    `json:"name,omitempty"`
 	Dialed  bool      `json:"dialed"`
 	Path    string    `json:"path,omitempty"` // the peer's address; empty while held
-	Kind    string    `json:"kind,omitempty"` // lan, v6, v4
+	Kind    string    `json:"kind,omitempty"` // lan, v6, mapped, v4, punched
 	RTT     float64   `json:"rtt_ms,omitempty"`
 	Since   time.Time `json:"since"`   // of the link
 	PathAt  time.Time `json:"path_at"` // since when this path, or none
@@ -64,7 +64,7 @@ func (n *node) linkStatusLocked(l *link) linkStatus {
 	s.Streams = l.streams
 	l.mu.Unlock()
 	if f.best != nil {
-		s.Path, s.Kind = f.best.src.addr.String(), pathKind(f.best.src.addr.Addr())
+		s.Path, s.Kind = f.best.src.addr.String(), f.best.kind()
 		s.RTT, s.PathAt = float64(f.best.rtt.Microseconds())/1000, f.since
 	}
 	return s

@@ -20,11 +20,13 @@ const procLinger = 20 * time.Second
 
 // A peerTable is guarded by its owner's lock.
 type peerTable struct {
-	id       *identity
-	acct     acctID
-	instance instanceID
-	mux      *udpMux
-	idle     time.Duration // see pathFinder.idle
+	id        *identity
+	acct      acctID
+	instance  instanceID
+	mux       *udpMux
+	idle      time.Duration // see pathFinder.idle
+	observe   func(now time.Time, sock int, seen func(time.Time, netip.AddrPort))
+	unvouched pingBudget
 
 	byHint    map[sealHint]*peerKeys
 	byVirtual map[netip.Addr]*peerProc
@@ -44,8 +46,20 @@ type peerProc struct {
 	udp      *udpPeer
 	finder   *pathFinder
 	box      *sealBox
+	note     noteState
 	used     bool      // a link goes to it
 	idleAt   time.Time // since when none does
+}
+
+// A noteState is the exchange of notes with one process.
+type noteState struct {
+	nonce  uint64 // of our last one, 0 = none
+	theirs uint64 // of the last that came, 0 = none
+	had    bool   // the other end has ours
+	began  time.Time
+	sent   int
+	nat    natKind // theirs
+	seen   []netip.AddrPort
 }
 
 func newPeerTable(id *identity, acct acctID, instance instanceID, mux *udpMux) *peerTable {
@@ -90,7 +104,7 @@ func (t *peerTable) proc(now time.Time, keys publicKeys, instance instanceID, fl
 		// A process that is forgotten and comes back must not begin at a counter
 		// that its other end has seen.
 		counter: uint64(monoNow())}
-	q.finder = newPathFinder(&muxRouter{t.mux, q.udp}, q.box, flight, now)
+	q.finder = newPathFinder(&muxRouter{t, q.udp}, q.box, flight, now)
 	q.finder.idle = t.idle
 	p.procs[instance] = q
 	t.byVirtual[virtualIP(q.udp.virtual)] = q
@@ -113,27 +127,19 @@ func virtualIP(a *net.UDPAddr) netip.Addr {
 
 // handle takes a sealed datagram whose hint names no coordinator.
 func (t *peerTable) handle(now time.Time, hint sealHint, b []byte, from udpSource) {
-	p := t.byHint[hint]
+	p, h, rest := t.open(hint, b)
 	if p == nil {
-		return
-	}
-	body, err := p.recv.open(b)
-	if err != nil {
-		return
-	}
-	h, rest, err := parseHead(body)
-	if err != nil {
 		return
 	}
 	if h.kind == msgHello {
 		t.greeted(now, p, h, from)
 		return
 	}
-	q := p.procs[h.sender]
 	if h.receiver != t.instance {
 		t.greet(p, h, len(b), from)
 		return
 	}
+	q := p.procs[h.sender]
 	if q == nil || q.box.accept(h) != nil {
 		return
 	}
@@ -151,6 +157,38 @@ func (t *peerTable) handle(now time.Time, hint sealHint, b []byte, from udpSourc
 			q.finder.ponged(now, m, from)
 		}
 	}
+}
+
+// open returns what a datagram says and whose it is, nil when it does not open.
+func (t *peerTable) open(hint sealHint, b []byte) (*peerKeys, msgHead, []byte) {
+	p := t.byHint[hint]
+	if p == nil {
+		return nil, msgHead{}, nil
+	}
+	body, err := p.recv.open(b)
+	if err != nil {
+		return nil, msgHead{}, nil
+	}
+	h, rest, err := parseHead(body)
+	if err != nil {
+		return nil, msgHead{}, nil
+	}
+	return p, h, rest
+}
+
+// noted opens a note that came by the coordinator; nil: it is none, or not for
+// this process, or came before.
+func (t *peerTable) noted(hint sealHint, b []byte) (*peerProc, *noteMsg) {
+	p, h, rest := t.open(hint, b)
+	if p == nil || h.kind != msgNote || p.procs[h.sender] == nil {
+		return nil, nil
+	}
+	q := p.procs[h.sender]
+	m, err := parseNote(rest)
+	if err != nil || q.box.accept(h) != nil {
+		return nil, nil
+	}
+	return q, m
 }
 
 // greet tells a peer that it speaks to a process that is gone, in no more
@@ -200,6 +238,7 @@ func (t *peerTable) tick(now time.Time) (next time.Time) {
 
 func (t *peerTable) forget(p *peerKeys, id instanceID) {
 	q := p.procs[id]
+	q.finder.closeSocks(-1)
 	t.mux.removePeer(q.udp)
 	delete(t.byVirtual, virtualIP(q.udp.virtual))
 	delete(p.procs, id)
@@ -226,16 +265,76 @@ func (q *peerProc) heard() time.Duration { return monoSince(q.udp.lastRx.Load())
 
 // A muxRouter carries out a path finder's decisions on the sockets.
 type muxRouter struct {
-	mux  *udpMux
-	peer *udpPeer
+	table *peerTable
+	peer  *udpPeer
 }
 
-func (r *muxRouter) send(b []byte, to udpSource)     { r.mux.send(b, to) }
-func (r *muxRouter) admit(src udpSource)             { r.mux.admit(src, r.peer) }
+func (r *muxRouter) send(b []byte, to udpSource)     { r.table.mux.send(b, to) }
+func (r *muxRouter) admit(src udpSource)             { r.table.mux.admit(src, r.peer) }
 func (r *muxRouter) setPath(src udpSource) bool      { return r.peer.setPath(src) }
 func (r *muxRouter) trial(src udpSource, credit int) { r.peer.addTrial(src, credit) }
-func (r *muxRouter) forget(src udpSource)            { r.mux.forget(src, r.peer) }
-func (r *muxRouter) replay(to udpSource)             { r.mux.replayTo(r.peer, to) }
+func (r *muxRouter) forget(src udpSource)            { r.table.mux.forget(src, r.peer) }
+func (r *muxRouter) replay(to udpSource)             { r.table.mux.replayTo(r.peer, to) }
+func (r *muxRouter) openSock() (int, error)          { return r.table.mux.openSock() }
+func (r *muxRouter) closeSock(i int)                 { r.table.mux.closeSock(i) }
+func (r *muxRouter) inUse() int                      { return r.peer.inUse() }
+func (r *muxRouter) shrink(src udpSource)            { r.table.mux.allowFragments(src.sock) }
+func (r *muxRouter) failed() bool                    { return r.peer.failed.Swap(false) }
+
 func (r *muxRouter) idle(time.Time) (_, _ time.Duration) {
 	return monoSince(r.peer.pathRx.Load()), monoSince(r.peer.lastTx.Load())
 }
+
+func (r *muxRouter) mayPing(now time.Time, a netip.Addr) bool { return r.table.unvouched.take(now, a) }
+func (r *muxRouter) lives(a netip.Addr)                       { r.table.unvouched.forgive(a) }
+
+func (r *muxRouter) observe(now time.Time, sock int, seen func(time.Time, netip.AddrPort)) {
+	r.table.observe(now, sock, seen)
+}
+
+// A pingBudget bounds the pings to addresses that only a coordinator has named,
+// whatever it calls the peers there: it may want somebody flooded.
+type pingBudget map[netip.Prefix]pingCount
+
+type pingCount struct {
+	pings int
+	since time.Time
+}
+
+const (
+	// budgetFor is how long pings to an address count.
+	budgetFor = time.Minute
+	// maxBudgets bounds the addresses counted, about 80 bytes each.
+	maxBudgets = 1024
+)
+
+// take counts one ping; false: there were enough.
+func (p *pingBudget) take(now time.Time, a netip.Addr) bool {
+	if *p == nil {
+		*p = pingBudget{}
+	}
+	host := hostOf(a)
+	c, ok := (*p)[host]
+	if now.Sub(c.since) >= budgetFor {
+		c = pingCount{since: now}
+	}
+	if c.pings >= maxUnvouched || !ok && len(*p) >= maxBudgets && !p.sweep(now) {
+		return false
+	}
+	c.pings++
+	(*p)[host] = c
+	return true
+}
+
+// sweep forgets what counts no more; false: there was nothing of the kind.
+func (p *pingBudget) sweep(now time.Time) bool {
+	for host, c := range *p {
+		if now.Sub(c.since) >= budgetFor {
+			delete(*p, host)
+		}
+	}
+	return len(*p) < maxBudgets
+}
+
+// forgive takes note that an address has answered.
+func (p *pingBudget) forgive(a netip.Addr) { delete(*p, hostOf(a)) }

@@ -4,8 +4,13 @@ package main
 // learnt each other's addresses and ping all of them from the socket that
 // carries QUIC. A source whose sealed ping came in is admitted: its packets
 // may reach QUIC. An address that returned our nonce is proved: it may carry
-// data. The best proved one is the path; it is watched, and when it dies
-// everything known is tried again.
+// data. The best proved one is the path; it is watched, and when it is in doubt
+// everything known is tried again, while data goes on by it.
+//
+// An address has three standings. What the coordinator names gets three small
+// packets, for it may be a victim's. What the peer's own note names, sealed by
+// its key, or what has once returned a nonce, is pinged as often as it takes.
+// What merely sends us copies of sealed datagrams gets three times their bytes.
 //
 // It owns no goroutine and no clock: its owner calls tick when next says so,
 // and serialises all calls.
@@ -19,7 +24,7 @@ import (
 // pingTimes are when an unproved address is pinged, counted from the start of
 // a round: dense at first, for the first packets of both ends must cross
 // before either NAT gives up on them, then once a second.
-var pingTimes = []time.Duration{0, 10 * ms, 30 * ms, 90 * ms, 150 * ms, 310 * ms, 630 * ms,
+var pingTimes = []time.Duration{0, 30 * ms, 90 * ms, 150 * ms, 310 * ms, 630 * ms,
 	1 * time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second, 5 * time.Second,
 	6 * time.Second, 7 * time.Second, 8 * time.Second, 9 * time.Second, 10 * time.Second}
 
@@ -29,6 +34,9 @@ const (
 	// yet, may be sent of QUIC's first flight, in bytes: its two datagrams,
 	// at 0, 30 and 90 ms. Later the pings alone open the hole.
 	flightCredit = 3 * 2 * maxDatagram
+	// maxUnvouched bounds the pings to an address that only the coordinator
+	// has named.
+	maxUnvouched = 3
 	// maxStrangers bounds the sources that nobody named and that one
 	// introduction admits.
 	maxStrangers = 3
@@ -39,16 +47,14 @@ const (
 	// (RFC 4787, REQ-5, asks for 2 minutes; few obey). Up to a fifth is taken
 	// off at random.
 	idlePing = 20 * time.Second
-	// stallPing is how long sent data may stay without any answer before the
-	// path is questioned.
-	stallPing = 1 * time.Second
-	// deadAfter is how many pings in a row a path may leave unanswered, at
-	// 300, 600, 1200 and 2400 ms: 4.5 s in all.
-	deadAfter = 4
-	// searchPing and searchFor: with no path, and the round over, everything
-	// known is pinged every 5 s for a minute.
-	searchPing = 5 * time.Second
-	searchFor  = 60 * time.Second
+	// stallPing, or three round trips, is how long sent data may stay without
+	// any answer before the path is questioned.
+	stallPing = 250 * ms
+	// activeFor is how long after QUIC's last packet a stall is looked for.
+	activeFor = 30 * time.Second
+	// deadAfter is how many pings in a row a path may leave unanswered: at
+	// intervals of 1, 1, 2, 4 and 8 times askWait, 2 s at a round trip of 60 ms.
+	deadAfter = 5
 	// settleFor is how long after the first proof other addresses are still
 	// tried, for a better path.
 	settleFor = 2 * time.Second
@@ -63,15 +69,28 @@ type pathRouter interface {
 	forget(src udpSource)                            // undoes admit and trial
 	replay(to udpSource)                             // the last datagrams, again
 	idle(now time.Time) (heard, wrote time.Duration) // since something came by the path, and since QUIC wrote
+	mayPing(now time.Time, a netip.Addr) bool        // takes one ping to an address that only the coordinator named
+	lives(a netip.Addr)                              // it has shown life
+	inUse() int                                      // the largest datagram that QUIC sends, in bytes
+	shrink(src udpSource)                            // datagrams that size get lost: let them be fragmented
+	failed() bool                                    // a write could not leave since this was last asked
+	openSock() (int, error)                          // one more socket
+	closeSock(i int)
+	observe(now time.Time, sock int, seen func(now time.Time, at netip.AddrPort)) // where the coordinator sees a socket; invalid: no answer
 }
 
 // A pathTry is one address that may lead to the peer.
 type pathTry struct {
 	src      udpSource
-	named    bool
+	named    bool // by the coordinator
+	vouched  bool // by the peer's own word
+	own      bool // an interface of the peer has it
+	mapped   bool // the peer's router keeps it open
 	admitted bool
 	proved   bool
 	returned bool // has proved itself at least once
+	moved    bool // the peer says that it is here now
+	pings    int  // sent before it was vouched
 	credit   int  // bytes that it may still be sent while neither named nor returned
 	rtt      time.Duration
 	start    time.Time   // of the round
@@ -102,23 +121,34 @@ type pathFinder struct {
 	lostAt    time.Time // since when there is no path; zero while there is one
 	since     time.Time // when best became the path
 	moves     int       // how often the path has changed
+	doubt     time.Time // since when the path may be dead; zero while it is trusted
+	moving    bool      // our own network has changed, and no path is proved since
+	checks    int       // of checkTimes that are over since QUIC's last packet
+	rivalAt   time.Time // when better paths than best were looked for
+	tell      bool      // the other end needs a note: its owner clears this
 	restarted bool      // a hello said that the peer's process is another now
+	big       bigProbe
+	hard      hardPunch
 }
 
 func newPathFinder(r pathRouter, box *sealBox, flight bool, now time.Time) *pathFinder {
 	return &pathFinder{router: r, box: box, flight: flight, idle: idlePing, tries: map[udpKey]*pathTry{}, lostAt: now}
 }
 
-// introduce begins a round: the addresses, at most maxCandidates and one
-// observed, were named by the coordinator.
-func (f *pathFinder) introduce(now time.Time, named []netip.AddrPort) {
+func usableAddr(a netip.AddrPort) bool {
+	return a.IsValid() && a.Port() != 0 && !a.Addr().IsUnspecified() && !a.Addr().IsMulticast()
+}
+
+// introduce begins a round with what the coordinator says: where it sees the
+// peer, and the addresses, at most maxCandidates, of the peer's interfaces.
+func (f *pathFinder) introduce(now time.Time, observed netip.AddrPort, own []netip.AddrPort) {
 	f.began, f.strangers = now, 0
-	for _, a := range named {
-		if !a.IsValid() || a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
+	for i, a := range append([]netip.AddrPort{observed}, own...) {
+		if !usableAddr(a) {
 			continue
 		}
 		t := f.know(now, udpSource{addr: a})
-		t.named = true
+		t.named, t.own = true, t.own || i > 0
 		if f.flight && !t.admitted {
 			f.router.trial(t.src, flightCredit)
 		}
@@ -127,6 +157,32 @@ func (f *pathFinder) introduce(now time.Time, named []netip.AddrPort) {
 		if t != f.best {
 			t.restart(now)
 		}
+	}
+	f.tick(now)
+}
+
+// vouch takes the peer's own word for where it is. moved: no longer where it
+// was.
+func (f *pathFinder) vouch(now time.Time, addrs []netip.AddrPort, mapped netip.AddrPort, moved bool) {
+	for i, a := range append([]netip.AddrPort{mapped}, addrs...) {
+		if !usableAddr(a) {
+			continue
+		}
+		t := f.know(now, udpSource{addr: a})
+		t.mapped = t.mapped || i == 0
+		t.moved = t.moved || moved
+		if f.flight && !t.admitted && !t.named {
+			f.router.trial(t.src, flightCredit)
+		}
+		if !t.vouched || moved {
+			t.named, t.vouched = true, true
+			if t != f.best {
+				t.restart(now)
+			}
+		}
+	}
+	if moved && f.best != nil {
+		f.question(now)
 	}
 	f.tick(now)
 }
@@ -156,8 +212,12 @@ func (f *pathFinder) forgetOne() {
 			worst = t
 		}
 	}
-	delete(f.tries, worst.src.key())
-	f.router.forget(worst.src)
+	f.forget(worst)
+}
+
+func (f *pathFinder) forget(t *pathTry) {
+	delete(f.tries, t.src.key())
+	f.router.forget(t.src)
 }
 
 func (t *pathTry) restart(now time.Time) {
@@ -165,19 +225,17 @@ func (t *pathTry) restart(now time.Time) {
 }
 
 // tick sends what is due and returns when it wants to be called again, zero =
-// not before something comes in.
+// not before something comes in or QUIC writes.
 func (f *pathFinder) tick(now time.Time) (next time.Time) {
-	f.watchBest(now)
+	next = f.watch(now)
 	for _, t := range f.tries {
 		if !t.next.IsZero() && !t.next.After(now) {
 			f.pingDue(now, t)
 		}
 		next = earlier(next, t.next)
 	}
-	if f.best != nil { // a stall shows only by looking
-		next = earlier(next, now.Add(stallPing))
-	}
-	return next
+	next = earlier(next, f.tickBig(now))
+	return earlier(next, f.tickHard(now))
 }
 
 // earlier returns the earlier of two times, of which zero is none.
@@ -186,23 +244,6 @@ func earlier(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-// watchBest questions the path when data sent stays unanswered, and forgives
-// it when anything has come in.
-func (f *pathFinder) watchBest(now time.Time) {
-	t := f.best
-	if t == nil {
-		return
-	}
-	heard, wrote := f.router.idle(now)
-	switch {
-	case t.missed > 0 && heard < now.Sub(t.lastAsked()):
-		t.missed = 0
-		t.next = now.Add(f.idleGap())
-	case t.missed == 0 && heard > stallPing && wrote < heard && t.next.Sub(now) > 0 && now.Sub(t.lastAsked()) > stallPing:
-		t.next = now
-	}
 }
 
 func (t *pathTry) lastAsked() time.Time {
@@ -221,21 +262,52 @@ func (f *pathFinder) pingDue(now time.Time, t *pathTry) {
 	for t.step < len(pingTimes) && pingTimes[t.step] <= elapsed {
 		t.step++
 	}
-	f.ping(now, t)
-	if f.flight && f.best == nil && t.named && (t.step == 3 || t.step == 4) {
+	if t.mayBePinged() && f.allowed(now, t) {
+		f.ping(now, t)
+	}
+	if f.flight && f.best == nil && t.named && (t.step == 2 || t.step == 3) {
 		f.router.replay(t.src)
 	}
 	switch {
-	case f.best != nil && now.Sub(f.since) > settleFor:
+	case f.best != nil && now.Sub(f.since) > settleFor && f.doubt.IsZero():
 		t.next = time.Time{}
 	case t.step < len(pingTimes):
 		t.next = t.start.Add(pingTimes[t.step])
-	case f.best == nil && now.Sub(f.lostAt) < searchFor:
-		t.next = now.Add(searchPing)
+	case f.best == nil && (t.vouched || t.returned):
+		t.next = now.Add(f.searchGap(now))
 	default:
 		t.next = time.Time{}
 	}
 }
+
+// mayBePinged reports whether an address is more than the coordinator's word,
+// or has had less than that is worth.
+func (t *pathTry) mayBePinged() bool {
+	return t.vouched || t.returned || t.pings < maxUnvouched
+}
+
+// allowed counts a ping on the coordinator's word alone.
+func (f *pathFinder) allowed(now time.Time, t *pathTry) bool {
+	if t.vouched || t.returned || !t.named {
+		return true
+	}
+	t.pings++
+	return f.router.mayPing(now, t.src.addr.Addr())
+}
+
+// searchGap is how long to wait between pings when there has been no path.
+func (f *pathFinder) searchGap(now time.Time) time.Duration {
+	switch lost := now.Sub(f.lostAt); {
+	case lost < time.Minute:
+		return 5 * time.Second
+	case lost < time.Hour:
+		return idlePing
+	}
+	return time.Minute
+}
+
+// askWait is how long an answer of a proved address may take.
+func (t *pathTry) askWait() time.Duration { return max(100*ms, t.rtt*3/2+50*ms) }
 
 // pingProved keeps the path's hole open, or counts against it.
 func (f *pathFinder) pingProved(now time.Time, t *pathTry) {
@@ -247,16 +319,34 @@ func (f *pathFinder) pingProved(now time.Time, t *pathTry) {
 		f.lose(now)
 		return
 	}
+	if t.missed == 1 && f.doubt.IsZero() {
+		f.suspect(now)
+	}
+	if other := f.provedOther(); t.missed >= 2 && other != nil {
+		f.choose(now, other)
+		return
+	}
 	f.ping(now, t)
-	t.next = now.Add(300 * ms << t.missed)
+	t.next = now.Add(t.askWait() << max(0, t.missed-1))
 	t.missed++
+}
+
+// provedOther returns the best address but the path's that has proved itself
+// since there is doubt, nil when none has.
+func (f *pathFinder) provedOther() (other *pathTry) {
+	for _, t := range f.tries {
+		if t != f.best && t.proved && (other == nil || betterPath(t, other)) {
+			other = t
+		}
+	}
+	return other
 }
 
 // lose gives the path up and tries everything known again.
 func (f *pathFinder) lose(now time.Time) {
 	f.best.proved = false
 	f.best = nil
-	f.lostAt, f.began, f.strangers = now, now, 0
+	f.lostAt, f.began, f.strangers, f.tell = now, now, 0, true
 	f.router.setPath(udpSource{})
 	for _, t := range f.tries {
 		t.proved = false
@@ -269,7 +359,7 @@ func (f *pathFinder) ping(now time.Time, t *pathTry) {
 	a := pathAsk{rand.Uint64(), now}
 	t.asked[t.askedAt] = a
 	t.askedAt = (t.askedAt + 1) % len(t.asked)
-	b, _ := f.box.pack(msgPing, &pingMsg{a.nonce}, 0)
+	b, _ := f.box.pack(msgPing, &pingMsg{a.nonce, f.moving}, 0)
 	f.send(t, b)
 }
 
@@ -315,6 +405,11 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 			f.router.replay(from)
 		}
 	}
+	if m.moved && t != f.best && !t.moved {
+		t.moved, t.proved = true, false
+		f.askBack(now, t)
+		return
+	}
 	if !t.proved && (first || t.next.IsZero()) {
 		f.askBack(now, t)
 	}
@@ -335,7 +430,14 @@ func (f *pathFinder) askBack(now time.Time, t *pathTry) {
 // ponged takes the proof that an address returns what we send to it.
 func (f *pathFinder) ponged(now time.Time, m *pongMsg, from udpSource) {
 	t := f.tries[from.key()]
+	if t == nil && f.hard.sent(m.nonce) {
+		t = f.know(now, from)
+		t.asked[0] = pathAsk{m.nonce, f.hard.began}
+	}
 	if t == nil {
+		return
+	}
+	if f.ponedBig(m, t) {
 		return
 	}
 	for i, a := range t.asked {
@@ -344,8 +446,9 @@ func (f *pathFinder) ponged(now time.Time, m *pongMsg, from udpSource) {
 		}
 		t.asked[i].nonce = 0
 		t.rtt = now.Sub(a.at)
-		t.src, t.proved, t.returned, t.missed = from, true, true, 0
+		t.src, t.proved, t.returned = from, true, true
 		t.admitted = true
+		f.router.lives(from.addr.Addr())
 		f.router.admit(from) // again: another process may have had the address
 		f.router.trial(from, -1)
 		f.choose(now, t)
@@ -355,58 +458,33 @@ func (f *pathFinder) ponged(now time.Time, m *pongMsg, from udpSource) {
 
 // choose makes t the path if it is better than what there is.
 func (f *pathFinder) choose(now time.Time, t *pathTry) {
-	t.next = now.Add(f.idleGap())
 	f.restarted = false
 	if t == f.best {
 		f.router.setPath(t.src)
+		f.trust(now, t)
 		return
 	}
-	if f.best != nil && f.best.missed < 2 && !betterPath(t, f.best) {
+	t.missed, t.next = 0, now.Add(f.idleGap())
+	b := f.best
+	yields := b == nil || t.moved && !b.moved || b.missed >= 2 || f.moving && b.missed >= 1
+	if !yields && !betterPath(t, b) {
 		return
 	}
-	lost := f.best == nil
+	again := b == nil || !f.doubt.IsZero() || t.moved
 	if !f.since.IsZero() {
 		f.moves++
 	}
-	f.best, f.since, f.lostAt = t, now, time.Time{}
+	f.best, f.since, f.lostAt, f.rivalAt = t, now, time.Time{}, now
+	f.doubt, f.moving = time.Time{}, false
+	for _, o := range f.tries {
+		o.moved = false
+	}
 	f.router.setPath(t.src)
-	if lost {
+	if again {
 		f.router.replay(t.src)
 	}
-}
-
-// betterPath ranks LAN, then IPv6, then IPv4, where a worse kind wins by a
-// round trip shorter by a quarter and 2 ms; within a kind a tenth and 1 ms.
-func betterPath(a, b *pathTry) bool {
-	ra, rb := pathRank(a.src.addr.Addr()), pathRank(b.src.addr.Addr())
-	switch {
-	case ra < rb:
-		return b.rtt > a.rtt*3/4-2*ms
-	case ra > rb:
-		return a.rtt < b.rtt*3/4-2*ms
-	}
-	return a.rtt < b.rtt*9/10-1*ms
-}
-
-func pathRank(a netip.Addr) int {
-	switch pathKind(a) {
-	case "lan":
-		return 0
-	case "v6":
-		return 1
-	}
-	return 2
-}
-
-// pathKind names what a path by this address is.
-func pathKind(a netip.Addr) string {
-	switch {
-	case a.IsLoopback(), a.IsPrivate(), a.IsLinkLocalUnicast():
-		return "lan"
-	case a.Is6():
-		return "v6"
-	}
-	return "v4"
+	f.sweepSocks()
+	f.probeBig(now, t)
 }
 
 // question pings the path now: is the process at its end still there?
@@ -433,7 +511,8 @@ func (f *pathFinder) greeted(now time.Time) {
 	f.tick(now)
 }
 
-// replaced reports that a hello came and pings stayed unanswered for 900 ms.
+// replaced reports that a hello came and that pings stayed unanswered for
+// eight times askWait, 900 ms at a round trip of 40 ms.
 func (f *pathFinder) replaced() bool {
-	return f.restarted && (f.best == nil || f.best.missed >= 3)
+	return f.restarted && (f.best == nil || f.best.missed >= deadAfter)
 }

@@ -36,13 +36,13 @@ type roleFlags struct {
 	listen      string
 	hold, drain time.Duration
 
-	udp, http, url, signup string
+	udp, udp2, http, url, signup string
 }
 
 // roleOf tells to which role alone a flag belongs.
 var roleOf = map[string]string{
 	"listen": roleDevice, "hold": roleDevice, "drain": roleDevice, "D": roleDevice,
-	"udp": roleCoordinator, "http": roleCoordinator, "url": roleCoordinator, "signup": roleCoordinator,
+	"udp": roleCoordinator, "udp2": roleCoordinator, "http": roleCoordinator, "url": roleCoordinator, "signup": roleCoordinator,
 }
 
 func (r *roleFlags) declare(f *flag.FlagSet) {
@@ -61,6 +61,7 @@ func (r *roleFlags) declare(f *flag.FlagSet) {
 	f.DurationVar(&r.drain, "drain", defaultDrain, "device: how long sessions may go on at a stop, a `duration`")
 	f.Bool("D", true, "device: stay in the foreground, as always")
 	f.StringVar(&r.udp, "udp", ":7722", "coordinator: UDP `address`")
+	f.StringVar(&r.udp2, "udp2", "", "coordinator: UDP `address` that answers echoes too (default the next port)")
 	f.StringVar(&r.http, "http", "", "coordinator: `address` that answers /healthz")
 	f.StringVar(&r.url, "url", "", "coordinator: `URL` by which people reach it")
 	f.StringVar(&r.signup, "signup", signupClaim, "coordinator: who may make an account, a `mode`: claim (who has the printed word, once), open, closed")
@@ -116,7 +117,7 @@ func rolesHelp() string {
 }
 
 const (
-	coordinatorUsage = "-coordinator [-dir D] [-udp ADDR] [-http ADDR] [-url URL] [-signup MODE] [-pidfile F] [-once] [-v]"
+	coordinatorUsage = "-coordinator [-dir D] [-udp ADDR] [-udp2 ADDR] [-http ADDR] [-url URL] [-signup MODE] [-pidfile F] [-once] [-v]"
 	deviceUsage      = "-device [-dir D] [-listen UDPADDR] [-hold D] [-drain D] [-pidfile F] [-once] [-v | -vv | -vvv]"
 )
 
@@ -218,7 +219,7 @@ func (r *roleFlags) run(ctx context.Context, dir string, out io.Writer, logf fun
 		})
 	}
 	start(roleCoordinator, func(ctx context.Context) error {
-		return runCoordinator(ctx, coordConfig{dir: dir, udp: r.udp, http: r.http, url: r.url, signup: r.signup},
+		return runCoordinator(ctx, coordConfig{dir: dir, udp: r.udp, udp2: r.udp2, http: r.http, url: r.url, signup: r.signup},
 			out, func(format string, args ...any) { logf(0, format, args...) })
 	})
 	start(roleDevice, func(ctx context.Context) error {

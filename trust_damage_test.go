@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -24,7 +25,6 @@ func TestTrustStoreCorruptLog(t *testing.T) {
 		k.addDevice(name)
 	}
 	st := trustTestStore(t, k, len(k.raws))
-	whole := trustTestRead(t, st.path("log"))
 	at := len(k.raws[0]) + len(k.raws[1]) + 2*entryOverhead + 50
 	trustTestEdit(t, st.path("log"), func(b []byte) []byte { b[at] ^= 1; return b })
 	damaged := trustTestRead(t, st.path("log"))
@@ -41,7 +41,8 @@ func TestTrustStoreCorruptLog(t *testing.T) {
 		t.Error("no copy was kept")
 	}
 	trustTestMeet(t, again, trustTestStore(t, k, len(k.raws)))
-	if again.state().head() != k.state.head() || trustTestRead(t, st.path("log")) != whole {
+	got, _, err := readEntries(strings.NewReader(trustTestRead(t, st.path("log"))), maxRecord)
+	if again.state().head() != k.state.head() || err != nil || !reflect.DeepEqual(got, k.raws) {
 		t.Error("not fetched again")
 	}
 	if notes := trustTestNotes(trustTestOpen(t, st.dir)); len(*notes) != 0 {

@@ -37,12 +37,17 @@ const (
 type udpMux struct {
 	*net.UDPConn // the main socket
 	udpBatch     // what the system adds for reading in batches
+	udpExtra     // further sockets
 
 	// sealed is called with each sealed datagram, from the reading goroutine;
 	// b is valid during the call only. Set when made, then only read.
 	sealed func(b []byte, from udpSource)
 	// real lets QUIC see and use real addresses: the coordinator's way.
 	real bool
+
+	// stir is called when QUIC writes after a second's silence, writes with no
+	// path, or a write by a path fails. Set before QUIC has the socket.
+	stir func()
 
 	writeErrors atomic.Uint64 // transient ones, swallowed
 
@@ -64,7 +69,8 @@ func listenUDP(addr string, real bool, sealed func(b []byte, from udpSource)) (*
 		return nil, err
 	}
 	u := &udpMux{UDPConn: conn, real: real, sealed: sealed,
-		peers: map[netip.Addr]*udpPeer{}, admitted: map[udpKey]*udpPeer{}, direct: map[netip.AddrPort]int{}}
+		peers: map[netip.Addr]*udpPeer{}, admitted: map[udpKey]*udpPeer{}, direct: map[netip.AddrPort]int{},
+		udpExtra: udpExtra{socks: map[int]*net.UDPConn{}, queue: make(chan udpQueued, extraQueue)}}
 	if err := u.initBatch(); err != nil {
 		conn.Close()
 		return nil, err
@@ -100,6 +106,7 @@ type udpPeer struct {
 	// Monotonic nanoseconds, see monoNow: when anything came from the process,
 	// when from the path in use, and when QUIC last wrote.
 	lastRx, pathRx, lastTx atomic.Int64
+	failed                 atomic.Bool // a write by the path could not leave, since this was last read
 
 	mu     sync.Mutex
 	path   udpSource         // guarded by mu: where packets go; no addr = none
@@ -222,6 +229,13 @@ func (p *udpPeer) credit(from udpSource, n int) {
 	}
 }
 
+// inUse is the largest datagram that has left, in bytes.
+func (p *udpPeer) inUse() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.worked
+}
+
 // setPath makes all further packets go to src and returns true when that is a
 // change. A path without address means none.
 func (p *udpPeer) setPath(src udpSource) bool {
@@ -290,7 +304,10 @@ func (u *udpMux) writePeer(p *udpPeer, b []byte, m udpMeta) error {
 	}
 	worked := p.worked
 	p.mu.Unlock()
-	p.lastTx.Store(monoNow())
+	silent := monoSince(p.lastTx.Swap(monoNow())) > time.Second
+	if u.stir != nil && (silent || !path.addr.IsValid()) {
+		u.stir()
+	}
 	if path.addr.IsValid() {
 		return u.writePath(p, path, b, m, worked)
 	}
@@ -320,19 +337,25 @@ func (p *udpPeer) takeTrialsLocked(n int) (to []udpSource) {
 // by this path before: then the path has shrunk under it, and the datagram
 // goes in fragments.
 func (u *udpMux) writePath(p *udpPeer, path udpSource, b []byte, m udpMeta, worked int) error {
-	err := u.writeReal(b, m, path)
+	sent, err := u.writeReal(b, m, path)
 	size := len(b)
 	if m.segment > 0 {
 		size = m.segment
 	}
 	if errors.Is(err, syscall.EMSGSIZE) && (size <= worked || size <= maxDatagram) {
 		u.allowFragments(path.sock)
-		err = u.writeReal(b, m, path)
+		sent, err = u.writeReal(b, m, path)
 		if errors.Is(err, syscall.EMSGSIZE) {
 			return nil // nothing of this size leaves now: lost, as any packet may be
 		}
 	}
-	if err == nil && size > worked {
+	if err == nil && !sent {
+		p.failed.Store(true)
+		if u.stir != nil {
+			u.stir()
+		}
+	}
+	if sent && size > worked {
 		p.mu.Lock()
 		if p.path == path {
 			p.worked = max(p.worked, size)
@@ -378,7 +401,8 @@ func (t *udpTrial) spendLocked(d [][]byte) [][]byte {
 func (u *udpMux) writeTo(b []byte, m udpMeta, addr *net.UDPAddr, local netip.Addr) error {
 	ap := addr.AddrPort()
 	if !virtualNet.Contains(ap.Addr()) {
-		return u.writeReal(b, m, udpSource{addr: netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), local: local})
+		_, err := u.writeReal(b, m, udpSource{addr: netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), local: local})
+		return err
 	}
 	u.mu.RLock()
 	p := u.peers[ap.Addr()]

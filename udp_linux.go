@@ -78,8 +78,14 @@ func (u *udpMux) capBuffers(n int) error {
 // moves into the lower slots by copy, for the buffers of a slot stay in it.
 func (u *udpMux) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 	for {
+		if n := u.queuedBatch(ms); n > 0 {
+			return n, nil
+		}
 		n, err := u.batch.ReadBatch(ms, flags)
 		if err != nil {
+			if u.wokenBy(err) {
+				continue
+			}
 			if isClosed(err) {
 				return 0, err
 			}
@@ -104,6 +110,37 @@ func (u *udpMux) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 		}
 		if kept > 0 {
 			return kept, nil
+		}
+	}
+}
+
+// queuedBatch fills ms with what came in on other sockets.
+func (u *udpMux) queuedBatch(ms []ipv4.Message) (n int) {
+	for n < len(ms) {
+		q, ok := u.dequeue()
+		if !ok {
+			break
+		}
+		m := &ms[n]
+		m.N, m.NN, m.Flags, m.Addr = copy(m.Buffers[0], q.b), 0, 0, q.as
+		n++
+	}
+	return n
+}
+
+// initExtra has a further socket say when a datagram is too big for the path,
+// as QUIC has made the main one.
+func initExtra(c *net.UDPConn) { setMTUDiscover(c, unix.IP_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_PROBE) }
+
+// drain reads a socket that QUIC does not use: it returns when that is closed.
+func (u *udpMux) drain() error {
+	ms := make([]ipv4.Message, 16)
+	for i := range ms {
+		ms[i].Buffers, ms[i].OOB = [][]byte{make([]byte, maxSegment)}, make([]byte, 128)
+	}
+	for {
+		if _, err := u.ReadBatch(ms, 0); err != nil {
+			return err
 		}
 	}
 }
@@ -192,11 +229,12 @@ func metaOf(oob []byte) (m udpMeta, local netip.Addr) {
 }
 
 // writeReal sends b to a real address: in one go, or its segments singly where
-// that is refused. It returns only errors that QUIC must see.
-func (u *udpMux) writeReal(b []byte, m udpMeta, to udpSource) error {
-	err := u.writeOnce(b, m, to)
+// that is refused. It returns only errors that QUIC must see; sent is false too
+// when b was lost to another one.
+func (u *udpMux) writeReal(b []byte, m udpMeta, to udpSource) (sent bool, err error) {
+	err = u.writeOnce(b, m, to)
 	if err == nil {
-		return nil
+		return true, nil
 	}
 	if m.segment > 0 && len(b) > m.segment && !isClosed(err) && !errors.Is(err, unix.EIO) {
 		return u.writeSegments(b, m, to)
@@ -204,36 +242,43 @@ func (u *udpMux) writeReal(b []byte, m udpMeta, to udpSource) error {
 	return u.judgeWrite(err)
 }
 
-func (u *udpMux) writeSegments(b []byte, m udpMeta, to udpSource) error {
+func (u *udpMux) writeSegments(b []byte, m udpMeta, to udpSource) (sent bool, err error) {
 	one := m
 	one.segment = 0
+	sent = true
 	for len(b) > 0 {
 		n := min(m.segment, len(b))
-		if err := u.judgeWrite(u.writeOnce(b[:n], one, to)); err != nil {
-			return err
+		ok, err := u.judgeWrite(u.writeOnce(b[:n], one, to))
+		if err != nil {
+			return false, err
 		}
+		sent = sent && ok
 		b = b[n:]
 	}
-	return nil
+	return sent, nil
 }
 
-func (u *udpMux) judgeWrite(err error) error {
+func (u *udpMux) judgeWrite(err error) (sent bool, fatal error) {
 	if err == nil || !isTransient(err) {
-		return err
+		return err == nil, err
 	}
 	u.writeErrors.Add(1)
-	return nil
+	return false, nil
 }
 
 // writeOnce is one system call, or two: a source address that is ours no more
 // is dropped, and the kernel chooses.
 func (u *udpMux) writeOnce(b []byte, m udpMeta, to udpSource) error {
 	u.restoreDF()
+	conn := u.connOf(to.sock)
+	if conn == nil {
+		return unix.ENODEV // its time was over
+	}
 	var buf [128]byte
-	_, _, err := u.UDPConn.WriteMsgUDPAddrPort(b, controlFor(buf[:0], m, to), to.addr)
+	_, _, err := conn.WriteMsgUDPAddrPort(b, controlFor(buf[:0], m, to), to.addr)
 	if err != nil && to.local.IsValid() && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENETUNREACH)) {
 		to.local = netip.Addr{}
-		_, _, err = u.UDPConn.WriteMsgUDPAddrPort(b, controlFor(buf[:0], m, to), to.addr)
+		_, _, err = conn.WriteMsgUDPAddrPort(b, controlFor(buf[:0], m, to), to.addr)
 	}
 	return err
 }
@@ -284,20 +329,28 @@ func appendControl(b []byte, level, kind int, data []byte) []byte {
 }
 
 // allowFragments clears DF for a while.
-func (u *udpMux) allowFragments(int) {
+func (u *udpMux) allowFragments(sock int) {
 	u.fragmentAt.Store(monoNow())
-	u.setMTUDiscover(unix.IP_PMTUDISC_DONT, unix.IPV6_PMTUDISC_DONT)
+	if c := u.connOf(sock); c != nil {
+		setMTUDiscover(c, unix.IP_PMTUDISC_DONT, unix.IPV6_PMTUDISC_DONT)
+	}
 }
 
 func (u *udpMux) restoreDF() {
 	at := u.fragmentAt.Load()
-	if at != 0 && monoSince(at) > dfRetry && u.fragmentAt.CompareAndSwap(at, 0) {
-		u.setMTUDiscover(unix.IP_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_PROBE)
+	if at == 0 || monoSince(at) < dfRetry || !u.fragmentAt.CompareAndSwap(at, 0) {
+		return
+	}
+	setMTUDiscover(u.UDPConn, unix.IP_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_PROBE)
+	u.mu.RLock()
+	defer u.mu.RUnlock()
+	for _, c := range u.socks {
+		initExtra(c)
 	}
 }
 
-func (u *udpMux) setMTUDiscover(v4, v6 int) {
-	rc, err := u.UDPConn.SyscallConn()
+func setMTUDiscover(c *net.UDPConn, v4, v6 int) {
+	rc, err := c.SyscallConn()
 	if err != nil {
 		return
 	}

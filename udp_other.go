@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+	"time"
 )
 
 // transientErrors are those of one write: see isTransient.
@@ -37,12 +38,17 @@ func (p *udpPlain) SetReadBuffer(int) error  { return nil } // see capBuffers
 func (p *udpPlain) SetWriteBuffer(int) error { return nil }
 func (p *udpPlain) LocalAddr() net.Addr      { return p.u.LocalAddr() }
 
+func (p *udpPlain) SetReadDeadline(t time.Time) error { return p.u.SetReadDeadline(t) }
+
 // ReadFrom returns the next packet that QUIC shall see.
 func (p *udpPlain) ReadFrom(b []byte) (int, net.Addr, error) {
 	for {
+		if q, ok := p.u.dequeue(); ok {
+			return copy(b, q.b), q.as, nil
+		}
 		n, addr, err := p.u.UDPConn.ReadFromUDPAddrPort(b)
 		if err != nil {
-			if isClosed(err) {
+			if !p.u.wokenBy(err) && isClosed(err) {
 				return 0, nil, err
 			}
 			continue // Windows reports what became of earlier writes here
@@ -61,17 +67,31 @@ func (p *udpPlain) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return len(b), nil
 }
 
-func (u *udpMux) writeReal(b []byte, _ udpMeta, to udpSource) error {
-	_, err := u.UDPConn.WriteToUDPAddrPort(b, to.addr)
+// writeReal sends b to a real address. It returns only errors that QUIC must
+// see; sent is false too when b was lost to another one.
+func (u *udpMux) writeReal(b []byte, _ udpMeta, to udpSource) (sent bool, err error) {
+	conn := u.connOf(to.sock)
+	if conn == nil {
+		return false, nil // its time was over
+	}
+	_, err = conn.WriteToUDPAddrPort(b, to.addr)
 	if err != nil && isTransient(err) {
 		u.writeErrors.Add(1)
-		return nil
+		return false, nil
 	}
-	return err
+	return err == nil, err
 }
+
+func initExtra(*net.UDPConn) {}
 
 // allowFragments has nothing to do: DF is never set here.
 func (u *udpMux) allowFragments(int) {}
+
+// drain reads a socket that QUIC does not use: it returns when that is closed.
+func (u *udpMux) drain() error {
+	_, _, err := u.packetConn().ReadFrom(make([]byte, maxSegment))
+	return err
+}
 
 // packetConn is what QUIC is given.
 func (u *udpMux) packetConn() net.PacketConn { return &udpPlain{u.UDPConn, u} }

@@ -412,16 +412,22 @@ func parseNews(b []byte) (*newsMsg, error) {
 // try a size. After the head:
 //
 //	nonce  8 bytes
-type pingMsg struct{ nonce uint64 }
+//	moved  1 byte   1 = where this comes from is where the sender is now
+type pingMsg struct {
+	nonce uint64
+	moved bool
+}
 
-func (m *pingMsg) append(b []byte) []byte { return append64(b, m.nonce) }
+func (m *pingMsg) append(b []byte) []byte { return append(append64(b, m.nonce), boolByte(m.moved)) }
 
 func parsePing(b []byte) (*pingMsg, error) {
 	s := cryptobyte.String(b)
 	var m pingMsg
-	if !s.ReadUint64(&m.nonce) {
+	var moved uint8
+	if !s.ReadUint64(&m.nonce) || !s.ReadUint8(&moved) {
 		return nil, errShort
 	}
+	m.moved = moved == 1
 	return &m, nil
 }
 

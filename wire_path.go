@@ -150,6 +150,7 @@ func (n natKind) hard() bool { return n.kind >= natStep }
 //
 //	nonce   8 bytes   of this note's round
 //	have    8 bytes   nonce of the last note that came from the other end, 0 = none
+//	moved   1 byte    1 = the sender is no longer where it was
 //	kind    1 byte    natKind
 //	step    1 byte    signed
 //	base    2 bytes
@@ -159,6 +160,7 @@ func (n natKind) hard() bool { return n.kind >= natStep }
 //	addrs   1 byte count, then 18 bytes each: observed ones first
 type noteMsg struct {
 	nonce, have uint64
+	moved       bool
 	nat         natKind
 	mapped      netip.AddrPort
 	addrs       []netip.AddrPort
@@ -166,7 +168,7 @@ type noteMsg struct {
 
 func (m *noteMsg) append(b []byte) []byte {
 	n := m.nat
-	b = append(append64(append64(b, m.nonce), m.have), n.kind, byte(n.step))
+	b = append(append64(append64(b, m.nonce), m.have), boolByte(m.moved), n.kind, byte(n.step))
 	for _, v := range []uint16{n.base, n.low, n.high} {
 		b = append(b, byte(v>>8), byte(v))
 	}
@@ -176,13 +178,13 @@ func (m *noteMsg) append(b []byte) []byte {
 func parseNote(b []byte) (*noteMsg, error) {
 	s := cryptobyte.String(b)
 	var m noteMsg
-	var step uint8
+	var moved, step uint8
 	n := &m.nat
-	if !s.ReadUint64(&m.nonce) || !s.ReadUint64(&m.have) || !s.ReadUint8(&n.kind) || !s.ReadUint8(&step) ||
+	if !s.ReadUint64(&m.nonce) || !s.ReadUint64(&m.have) || !s.ReadUint8(&moved) || !s.ReadUint8(&n.kind) || !s.ReadUint8(&step) ||
 		!s.ReadUint16(&n.base) || !s.ReadUint16(&n.low) || !s.ReadUint16(&n.high) || !readAddr(&s, &m.mapped) {
 		return nil, errShort
 	}
-	n.step = int8(step)
+	m.moved, n.step = moved == 1, int8(step)
 	var err error
 	m.addrs, err = readAddrs(&s)
 	return &m, err

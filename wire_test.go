@@ -44,7 +44,7 @@ var wireMessages = []struct {
 	{msgAck, "ack", func(b []byte) (payload, error) { return parseAck(b) }, &ackMsg{258}, "0000000000000102"},
 	{msgNews, "news", func(b []byte) (payload, error) { return parseNews(b) },
 		&newsMsg{3, [32]byte{31: 1}}, "0000000000000003 " + strings.Repeat("00", 31) + "01"},
-	{msgPing, "ping", func(b []byte) (payload, error) { return parsePing(b) }, &pingMsg{1}, "0000000000000001"},
+	{msgPing, "ping", func(b []byte) (payload, error) { return parsePing(b) }, &pingMsg{1, true}, "000000000000000101"},
 	{msgPong, "pong", func(b []byte) (payload, error) { return parsePong(b) },
 		&pongMsg{1, netip.AddrPort{}}, "0000000000000001 " + strings.Repeat("00", 18)},
 	{msgEcho, "echo", func(b []byte) (payload, error) { return parseEcho(b) },
@@ -57,8 +57,8 @@ var wireMessages = []struct {
 	{msgRelayed, "relayed", func(b []byte) (payload, error) { return parseRelayed(b) },
 		&relayedMsg{addrList("1.2.3.4:5")[0], []byte{9}}, "00000000000000000000ffff01020304 0005 0001 09"},
 	{msgNote, "note", func(b []byte) (payload, error) { return parseNote(b) },
-		&noteMsg{nonce: 1, have: 2, nat: natKind{natStep, -1, 3, 4, 5}, mapped: addrList("1.2.3.4:5")[0], addrs: addrList("10.0.0.1:1")},
-		"0000000000000001 0000000000000002 02 ff 0003 0004 0005 00000000000000000000ffff01020304 0005 01 00000000000000000000ffff0a000001 0001"},
+		&noteMsg{nonce: 1, have: 2, moved: true, nat: natKind{natStep, -1, 3, 4, 5}, mapped: addrList("1.2.3.4:5")[0], addrs: addrList("10.0.0.1:1")},
+		"0000000000000001 0000000000000002 01 02 ff 0003 0004 0005 00000000000000000000ffff01020304 0005 01 00000000000000000000ffff0a000001 0001"},
 }
 
 func addrList(list ...string) []netip.AddrPort {

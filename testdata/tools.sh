@@ -6,20 +6,22 @@ set -euo pipefail
 # A tool and the package that brings it.
 test_tools="ssh:openssh-client ssh-keygen:openssh-client ssh-agent:openssh-client /usr/sbin/sshd:openssh-server dbclient:dropbear-bin
 plink:putty-tools git:git rsync:rsync python3:python3 cc:gcc ip:iproute2 ps:procps xz:xz-utils"
+lab_tools="ip:iproute2 nft:nftables conntrack:conntrack ping:iputils-ping ssh-keygen:openssh-client"
 slow_tools="qemu-arm-static:qemu-user-static qemu-mipsel-static:qemu-user-static patch:patch"
 
 case ${1:-} in
 size) tools="xz:xz-utils" ;;
-test) tools=$test_tools ;;
-slow) tools="$test_tools $slow_tools" ;;
-*) echo "usage: tools.sh size|test|slow" >&2; exit 2 ;;
+lab) tools=$lab_tools ;;
+test) tools="$test_tools $lab_tools" ;;
+slow) tools="$test_tools $lab_tools $slow_tools" ;;
+*) echo "usage: tools.sh size|lab|test|slow" >&2; exit 2 ;;
 esac
 
 missing() {
 	for t in $tools; do
 		command -v "${t%%:*}" >/dev/null || echo "${t##*:}"
 	done | sort -u
-	[ "$1" = size ] || /usr/bin/python3 -c 'import cryptography' 2>/dev/null || echo python3-cryptography
+	[ "$1" = size ] || [ "$1" = lab ] || /usr/bin/python3 -c 'import cryptography' 2>/dev/null || echo python3-cryptography
 }
 
 packages=$(missing "$1")

@@ -99,13 +99,13 @@ def main():
         "refuse": (7, "CD", call + b"\x02" + struct.pack(">Q", 10800) + proto),
         "ack": (8, "DC", struct.pack(">Q", 77)),
         "news": (9, "CD", struct.pack(">Q", 13) + b"H" * 32),
-        "ping": (10, "DD", struct.pack(">Q", 0x1122334455667788)),
+        "ping": (10, "DD", struct.pack(">Q", 0x1122334455667788) + b"\x01"),
         "pong": (11, "DD", struct.pack(">Q", 0x1122334455667788) + here),
         "echo": (12, "DC", struct.pack(">Q", 21) + b"\x01" + bytes(17)),
         "echoAck": (13, "CD", struct.pack(">Q", 21) + here),
         "relay": (14, "DC", peer.device_id().encode() + instance + inner),
         "relayed": (15, "CD", there + inner),
-        "note": (16, "DD", struct.pack(">QQBbHHH", 31, 30, 2, -1, 4000, 3000, 5000) + here + cands),
+        "note": (16, "DD", struct.pack(">QQBBbHHH", 31, 30, 1, 2, -1, 4000, 3000, 5000) + here + cands),
     }
     out = {
         "acct": acct.hex(),

@@ -1,0 +1,160 @@
+package main
+
+// This file keeps a node's paths abreast of the network: it tells peers where we
+// are, sealed for them and handed on by the coordinator, takes their notes, and
+// looks at everything anew when our own network has changed.
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// noteTimes are when a note goes out, counted from when there was something to
+// tell, until the other end has it.
+var noteTimes = []time.Duration{0, 60 * ms, 150 * ms, 350 * ms, 750 * ms, 1500 * ms, 3 * time.Second, 6 * time.Second}
+
+// tellLocked begins to tell a process where we are. A NAT that counts is asked
+// for its next port first: natChanged goes on then.
+func (n *node) tellLocked(now time.Time, q *peerProc) {
+	q.finder.tell = false
+	s := &q.note
+	s.nonce, s.had, s.began, s.sent = rand.Uint64(), false, now, 0
+	if n.nat.refresh(now) {
+		s.nonce = 0
+	}
+}
+
+// tickNotesLocked sends the notes that are due.
+func (n *node) tickNotesLocked(now time.Time) (next time.Time) {
+	for _, q := range n.peers.byVirtual {
+		if q.finder.tell {
+			n.tellLocked(now, q)
+		}
+		s := &q.note
+		if s.nonce == 0 || s.had || s.sent == len(noteTimes) {
+			continue
+		}
+		if due := s.began.Add(noteTimes[s.sent]); due.After(now) {
+			next = earlier(next, due)
+			continue
+		}
+		s.sent++
+		n.sendNoteLocked(q)
+		if s.sent < len(noteTimes) {
+			next = earlier(next, s.began.Add(noteTimes[s.sent]))
+		}
+	}
+	return next
+}
+
+func (n *node) sendNoteLocked(q *peerProc) {
+	var addrs []netip.AddrPort
+	if at := q.finder.hard.freshAt; at.IsValid() {
+		addrs = append(addrs, at)
+	}
+	addrs = append(addrs, n.nat.observed()...)
+	for _, a := range n.candidates() {
+		if !slices.Contains(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	m := noteMsg{nonce: q.note.nonce, have: q.note.theirs, moved: q.finder.moving, nat: n.nat.kind, mapped: n.mapped(), addrs: addrs}
+	b, _ := q.box.pack(msgNote, &m, 0)
+	n.talk.relay(q.keys.deviceID(), q.instance, b)
+}
+
+// relayed takes what the coordinator hands on. n.mu is held.
+func (n *node) relayed(now time.Time, m *relayedMsg) {
+	hint, ok := hintOfDatagram(m.inner)
+	if !ok {
+		return
+	}
+	q, note := n.peers.noted(hint, m.inner)
+	if q == nil {
+		return
+	}
+	if _, err := n.judge(q.keys, ""); err != nil {
+		return // what strangers name is nobody's word
+	}
+	s := &q.note
+	anew := note.nonce != s.theirs
+	s.theirs, s.nat = note.nonce, note.nat
+	s.seen = nil
+	for _, a := range note.addrs {
+		if !slices.Contains(n.candidates(), a) {
+			s.seen = append(s.seen, a)
+		}
+	}
+	s.had = s.had || note.have == s.nonce && s.nonce != 0
+	if anew {
+		if !slices.Contains(note.addrs, m.observed) {
+			q.finder.introduce(now, m.observed, nil)
+		}
+		q.finder.vouch(now, note.addrs, note.mapped, note.moved)
+		q.finder.setKinds(now, n.nat.kind, s.nat, s.seen)
+		n.replyLocked(now, q, note)
+	}
+}
+
+// replyLocked lets the other end know that its note has come: by a note of our
+// own that is under way anyway, or by one more.
+func (n *node) replyLocked(now time.Time, q *peerProc, note *noteMsg) {
+	switch s := &q.note; {
+	case s.nonce == 0:
+		n.tellLocked(now, q)
+	case s.had || s.sent == len(noteTimes):
+		n.sendNoteLocked(q)
+	default:
+		s.began, s.sent = now, 0
+	}
+}
+
+// natChanged takes what the NAT probe has found. n.mu is held.
+func (n *node) natChanged(now time.Time) {
+	n.logf(2, "NAT: this end's %s; seen at %v", n.nat.kind.text(), n.nat.observed())
+	for _, q := range n.peers.byVirtual {
+		f := q.finder
+		if f.best == nil || !f.doubt.IsZero() || !q.used {
+			f.setKinds(now, n.nat.kind, q.note.nat, q.note.seen)
+			n.tellLocked(now, q)
+		}
+	}
+	n.poke()
+}
+
+// mapped is the port that the router keeps open for us, if any.
+func (n *node) mapped() netip.AddrPort { return netip.AddrPort{} }
+
+// roam acts on a change of our own network: the coordinator and every peer
+// learn where we are now, and all paths are tried.
+func (n *node) roam(now time.Time, why string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.logf(2, "network: %s", why)
+	n.talk.at.local = netip.Addr{}
+	n.talk.beatSoon()
+	n.nat.start(now, true)
+	for _, q := range n.peers.byVirtual {
+		q.finder.roam(now)
+	}
+	n.poke()
+}
+
+// watchLoop waits for changes of the network.
+func (n *node) watchLoop(ctx context.Context) {
+	watchNetwork(ctx, func(why string) { n.roam(time.Now(), why) })
+}
+
+// A sleepWatch notices that the machine has slept: the clock on the wall goes
+// on meanwhile, the monotonic one does not.
+type sleepWatch struct{ last time.Time }
+
+// woke reports whether the machine has slept since the last call.
+func (s *sleepWatch) woke(now time.Time) bool {
+	last := s.last
+	s.last = now
+	return !last.IsZero() && now.Round(0).Sub(last.Round(0))-now.Sub(last) > 2*time.Second
+}

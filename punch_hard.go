@@ -1,0 +1,321 @@
+package main
+
+// This file meets NATs that give each connection a port of its own. One end of
+// that kind opens many sockets towards the other, which tries ports of the NAT
+// until it meets one of them (the birthday paradox); two ends of that kind can
+// meet only where the ports of both can be foretold, or are few. And it gives an
+// ordinary NAT that has taken our first packets ill a fresh socket.
+//
+// What is sprayed goes only where the peer itself, in a sealed note, says that
+// its NAT is.
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+const (
+	// hardAfter is when it begins, counted from the round: until then a plain
+	// ping may get through, for not every NAT filters as it maps.
+	hardAfter = 100 * ms
+	// hardFor bounds one attempt, and hardGap is from one to the next.
+	hardFor = 10 * time.Second
+	hardGap = 15 * time.Second
+	// maxHardAttempts bounds the attempts until a path has been there.
+	maxHardAttempts = 3
+	// freshAfter is when a fresh socket is tried between ordinary NATs.
+	freshAfter = 700 * ms
+	// sprayStep is between two bursts of pings.
+	sprayStep = 10 * ms
+)
+
+// A hardPlan says what one end does. walk pings go to ports of the other NAT,
+// else every socket pings the other's one port.
+type hardPlan struct {
+	socks  int // to open; 0: the main one
+	walk   bool
+	stride int // of the steps of a NAT that counts
+	ports  int // to try on each socket
+	rate   int // pings a second
+}
+
+// planFor returns what an end with NAT mine does to meet one with theirs; ok is
+// false where nothing helps. Numbers: design notes in DESIGN.md, "Hard NATs".
+func planFor(mine, theirs natKind, dialer, small bool) (p hardPlan, ok bool) {
+	m, t := mine.kind, theirs.kind
+	switch {
+	case !mine.hard() && !theirs.hard():
+		return p, false
+	case !mine.hard():
+		return hardPlan{walk: true, stride: 1, ports: [...]int{natStep: 512, natBlock: 5000, natRandom: 6144}[t], rate: 1000}, true
+	case !theirs.hard() && (m != natRandom || small):
+		return hardPlan{socks: 64, rate: 2000}, true
+	case !theirs.hard():
+		return hardPlan{socks: maxExtraSocks, rate: 2000}, true
+	case m == natRandom || t == natRandom:
+		return p, false
+	case m == natStep && t == natStep && dialer:
+		// The offsets of both ends are unknown: steps of one against steps of two
+		// meet whatever they are.
+		return hardPlan{socks: 1, walk: true, stride: 1, ports: 300, rate: 500}, true
+	case m == natStep && t == natStep:
+		return hardPlan{socks: 1, walk: true, stride: 2, ports: 300, rate: 500}, true
+	case m == natStep:
+		return hardPlan{socks: 1, walk: true, stride: 1, ports: 400, rate: 500}, true
+	case t == natStep:
+		return hardPlan{socks: 8, walk: true, stride: 1, ports: 450, rate: 1000}, true
+	}
+	return hardPlan{socks: 6, walk: true, stride: 1, ports: 700, rate: 1000}, true
+}
+
+// A portWalk goes through the ports that a NAT may have given, in an order of
+// its own: the i-th is first + (i*a + b) mod n.
+type portWalk struct{ first, n, a, b int }
+
+func walkOf(n natKind, stride int) portWalk {
+	switch n.kind {
+	case natStep:
+		return portWalk{first: int(n.base), n: 1 << 16, a: int(n.step) * stride, b: int(n.step)}
+	case natBlock:
+		// The ports seen are a few of the block's: it reaches further each way.
+		more := max(8, (int(n.high)-int(n.low))/8)
+		low, high := max(1024, int(n.low)-more), min(65535, int(n.high)+more)
+		return shuffledWalk(low, high-low+1)
+	}
+	return shuffledWalk(1024, 65536-1024)
+}
+
+// shuffledWalk visits each of n ports once in n steps: a has no factor in
+// common with n.
+func shuffledWalk(first, n int) portWalk {
+	w := portWalk{first: first, n: n, a: 1 + rand.N(n), b: rand.N(n)}
+	for gcd(w.a, n) != 1 {
+		w.a++
+	}
+	return w
+}
+
+func gcd(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+func (w portWalk) port(i int) uint16 { return uint16(w.first + ((i*w.a+w.b)%w.n+w.n)%w.n) }
+
+// A hardPunch is the state of it, part of a pathFinder.
+type hardPunch struct {
+	mine, theirs natKind
+	ips          []netip.AddrPort // where the peer's NAT is seen, says the peer
+	socks        []int            // open, of all attempts
+
+	began    time.Time // of the attempt under way, zero = none
+	last     time.Time // when the last one began
+	attempts int       // since there was a path
+	plan     hardPlan
+	walks    []portWalk
+	nonce    uint64 // of all pings of the attempt
+	at       int    // pings sent
+
+	freshAt netip.AddrPort // where the coordinator sees the fresh socket
+	fresh   bool           // this round has had one
+}
+
+// sent reports whether nonce is that of a ping of this attempt.
+func (h *hardPunch) sent(nonce uint64) bool { return !h.began.IsZero() && h.nonce == nonce }
+
+// maxHardIPs bounds the addresses of the peer's NAT that are sprayed.
+const maxHardIPs = 2
+
+// setKinds takes what is known of both NATs, and where the peer's is. Ports that
+// are foretold anew begin the attempt anew.
+func (f *pathFinder) setKinds(now time.Time, mine, theirs natKind, seen []netip.AddrPort) {
+	h := &f.hard
+	var ips []netip.AddrPort
+	for _, a := range seen {
+		public := usableAddr(a) && !a.Addr().IsPrivate() && !a.Addr().IsLinkLocalUnicast()
+		if public && len(ips) < maxHardIPs && !slices.ContainsFunc(ips, func(b netip.AddrPort) bool { return b.Addr() == a.Addr() }) {
+			ips = append(ips, a)
+		}
+	}
+	anew := h.theirs != theirs || mine.kind != h.mine.kind
+	h.mine, h.theirs, h.ips = mine, theirs, ips
+	if anew && !h.began.IsZero() {
+		f.startHard(now)
+	}
+}
+
+// tickHard begins, goes on with and ends attempts.
+func (f *pathFinder) tickHard(now time.Time) (next time.Time) {
+	h := &f.hard
+	switch {
+	case f.best != nil:
+		if h.attempts > 0 && f.doubt.IsZero() {
+			f.stopHard()
+			h.attempts, h.last, h.fresh = 0, time.Time{}, false
+		}
+		return next
+	case !h.began.IsZero() && now.Sub(h.began) > hardFor:
+		f.stopHard()
+		return next
+	case !h.began.IsZero():
+		return f.spray(now)
+	}
+	_, ok := planFor(h.mine, h.theirs, f.flight, smallMemory())
+	switch due := f.began.Add(hardAfter); {
+	case f.began.IsZero():
+		return next
+	case ok && len(h.ips) > 0 && h.attempts < maxHardAttempts:
+		if !h.last.IsZero() && h.last.Add(hardGap).After(due) {
+			due = h.last.Add(hardGap)
+		}
+		if now.Before(due) {
+			return due
+		}
+		h.attempts++
+		h.last = now
+		f.startHard(now)
+		return f.spray(now)
+	case !ok && !h.fresh:
+		if due = f.began.Add(freshAfter); now.Before(due) {
+			return due
+		}
+		f.freshSock(now)
+	}
+	return next
+}
+
+func (f *pathFinder) startHard(now time.Time) {
+	h := &f.hard
+	f.closeSocks(-1)
+	var ok bool
+	h.plan, ok = planFor(h.mine, h.theirs, f.flight, smallMemory())
+	if !ok {
+		h.began = time.Time{}
+		return
+	}
+	h.began, h.nonce, h.at, h.walks = now, rand.Uint64(), 0, nil
+	f.strangers = 0
+	for range h.plan.socks {
+		i, err := f.router.openSock()
+		if err != nil {
+			break // as many as there may be
+		}
+		h.socks = append(h.socks, i)
+	}
+	for range max(1, len(h.socks)) {
+		h.walks = append(h.walks, walkOf(h.theirs, h.plan.stride))
+	}
+}
+
+// stopHard ends an attempt and closes the sockets that led nowhere.
+func (f *pathFinder) stopHard() {
+	f.hard.began = time.Time{}
+	f.sweepSocks()
+}
+
+// sweepSocks closes all sockets but that of the path.
+func (f *pathFinder) sweepSocks() {
+	keep := -1
+	if f.best != nil {
+		keep = f.best.src.sock
+	}
+	f.closeSocks(keep)
+}
+
+func (f *pathFinder) closeSocks(keep int) {
+	f.hard.freshAt = netip.AddrPort{}
+	f.hard.socks = slices.DeleteFunc(f.hard.socks, func(i int) bool {
+		if i != keep {
+			f.router.closeSock(i)
+		}
+		return i != keep
+	})
+	for _, t := range f.tries {
+		if t.src.sock != 0 && t.src.sock != keep {
+			f.forget(t)
+		}
+	}
+}
+
+// spray sends what is due of an attempt.
+func (f *pathFinder) spray(now time.Time) (next time.Time) {
+	h := &f.hard
+	due := int(now.Sub(h.began)*time.Duration(h.plan.rate)/time.Second) + 1
+	socks := max(1, len(h.socks))
+	once := socks * max(1, h.plan.ports)
+	if !h.plan.walk { // each socket once; again each 2 s, for a ping may be lost
+		due = min(due, once*(1+int(now.Sub(h.began)/(2*time.Second))))
+	}
+	for burst := 0; h.at < due && burst < 64; burst++ {
+		f.sprayOne(h.at%socks, h.at/socks%max(1, h.plan.ports))
+		h.at++
+	}
+	return now.Add(sprayStep)
+}
+
+func (f *pathFinder) sprayOne(sock, step int) {
+	h := &f.hard
+	b, _ := f.box.pack(msgPing, &pingMsg{h.nonce, f.moving}, 0)
+	for _, to := range h.ips {
+		if h.plan.walk {
+			to = netip.AddrPortFrom(to.Addr(), h.walks[sock].port(step))
+		}
+		src := udpSource{addr: to}
+		if len(h.socks) > 0 {
+			src.sock = h.socks[sock]
+		}
+		f.router.send(b, src)
+	}
+}
+
+// freshSock opens a socket that no NAT has seen, asks where it is seen and tries
+// the peer's addresses from it.
+func (f *pathFinder) freshSock(now time.Time) {
+	h := &f.hard
+	h.fresh = true
+	i, err := f.router.openSock()
+	if err != nil {
+		return
+	}
+	h.socks = append(h.socks, i)
+	f.router.observe(now, i, func(now time.Time, at netip.AddrPort) {
+		if f.best != nil || !slices.Contains(h.socks, i) || !at.IsValid() {
+			return
+		}
+		h.freshAt, f.tell = at, true
+		for _, t := range f.tries {
+			if t.vouched && t.src.sock == 0 && len(f.tries) < maxPathTries {
+				n := f.know(now, udpSource{sock: i, addr: t.src.addr})
+				n.named, n.vouched = true, true
+				n.restart(now)
+			}
+		}
+		f.tick(now)
+	})
+}
+
+// hopeless reports whether the NATs of both ends are known, and nothing is known
+// to get through them.
+func (h *hardPunch) hopeless() bool {
+	_, ok := planFor(h.mine, h.theirs, false, false)
+	return !ok && h.mine.hard() && h.theirs.hard()
+}
+
+// text tells what a NAT does.
+func (n natKind) text() string {
+	switch n.kind {
+	case natSame:
+		return "keeps one port for all peers (endpoint-independent)"
+	case natStep:
+		return "takes the next port for every peer (symmetric, counting)"
+	case natBlock:
+		return "takes a port out of a block for every peer (symmetric, block)"
+	case natRandom:
+		return "takes a random port for every peer (symmetric, random)"
+	}
+	return "is not known"
+}

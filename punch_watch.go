@@ -1,0 +1,114 @@
+package main
+
+// This file watches a path that works: data that stays unanswered, a NAT that
+// has forgotten us and a network of our own that has changed bring it into
+// doubt, and an answer ends that.
+
+import (
+	"net/netip"
+	"time"
+)
+
+// checkTimes are when a path that QUIC has left in silence is checked, counted
+// from its last packet: a NAT that has rebooted is noticed while somebody types,
+// and an idle path gets no more packets than its hole needs.
+var checkTimes = []time.Duration{300 * ms, 1 * time.Second, 3 * time.Second, 10 * time.Second}
+
+// With no path, and the round over, what is known to lead to the peer is pinged
+// on: quickly while data waits, for the network may be back any moment.
+const (
+	hurryPing = 150 * ms
+	hurryFor  = time.Hour
+)
+
+// watch questions the path when data sent stays unanswered, trusts it again
+// when anything has come in, and hurries while data waits for a path.
+func (f *pathFinder) watch(now time.Time) (next time.Time) {
+	heard, wrote := f.router.idle(now)
+	t := f.best
+	if t == nil {
+		return f.hurry(now, wrote < heard)
+	}
+	asked, stall := now.Sub(t.lastAsked()), max(stallPing, 3*t.rtt)
+	if wrote < checkTimes[0] {
+		f.checks = 0
+	}
+	switch {
+	case f.router.failed() && t.missed == 0:
+		t.next = now
+	case t.missed > 0 && heard < asked:
+		f.trust(now, t)
+	case t.missed > 0: // pingProved counts
+	case wrote < heard && heard > stall && asked > stall:
+		t.next = now
+	case f.checks < len(checkTimes) && wrote > checkTimes[f.checks]:
+		f.checks++
+		t.next = now
+	}
+	if wrote > activeFor {
+		return next
+	}
+	if now.Sub(f.rivalAt) > time.Minute && f.doubt.IsZero() {
+		f.seekRivals(now)
+	}
+	return now.Add(stall / 4)
+}
+
+// hurry pings what led to the peer before while data waits.
+func (f *pathFinder) hurry(now time.Time, waits bool) (next time.Time) {
+	if !waits || now.Sub(f.lostAt) > hurryFor {
+		return next
+	}
+	for _, t := range f.tries {
+		if t.returned && (t.next.IsZero() || t.next.Sub(now) > hurryPing) {
+			t.next = now
+		}
+	}
+	return now.Add(hurryPing)
+}
+
+// seekRivals asks the other addresses now and then whether they lead to the
+// peer on a better path.
+func (f *pathFinder) seekRivals(now time.Time) {
+	f.rivalAt = now
+	for _, t := range f.tries {
+		if t != f.best && t.vouched && t.next.IsZero() {
+			f.ping(now, t)
+		}
+	}
+}
+
+// suspect tries everything known, while data goes on by the path.
+func (f *pathFinder) suspect(now time.Time) {
+	f.doubt, f.tell, f.strangers = now, true, 0
+	for _, t := range f.tries {
+		if t != f.best {
+			t.proved = false
+			t.restart(now)
+		}
+	}
+}
+
+// trust ends all doubt: t, the path, carries packets both ways.
+func (f *pathFinder) trust(now time.Time, t *pathTry) {
+	t.missed, t.next = 0, now.Add(f.idleGap())
+	if !f.doubt.IsZero() {
+		f.doubt, f.moving = time.Time{}, false
+		f.router.replay(t.src)
+	}
+}
+
+// roam takes note that our own network has changed: no address of ours is
+// what it was, the kernel may choose others.
+func (f *pathFinder) roam(now time.Time) {
+	f.moving = true
+	f.suspect(now)
+	for _, t := range f.tries {
+		t.src.local = netip.Addr{}
+	}
+	if f.best != nil {
+		f.router.setPath(f.best.src)
+		f.best.missed, f.best.next = 1, now
+	}
+	f.tick(now)
+}
