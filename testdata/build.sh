@@ -14,7 +14,7 @@ crypto/hpke crypto/ecdsa crypto/rsa crypto/elliptic crypto/dsa crypto/internal/f
 crypto/internal/fips140/rsa crypto/internal/fips140/drbg encoding/json encoding/asn1 encoding/base64 encoding/hex
 encoding/pem reflect fmt flag math/big vendor/golang.org/x/text/... vendor/golang.org/x/net/... os os/... io/fs
 path path/filepath compress/... bufio strconv internal/strconv strings time context syscall internal/poll
-golang.org/x/sys/unix golang.org/x/crypto/cryptobyte vendor/golang.org/x/crypto/cryptobyte
+golang.org/x/sys/unix golang.org/x/crypto/ssh golang.org/x/crypto/cryptobyte vendor/golang.org/x/crypto/cryptobyte
 crypto/internal/fips140/nistec/fiat"
 flags=()
 for package in $cold; do flags+=("-gcflags=$package=-l"); done
