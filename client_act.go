@@ -265,10 +265,19 @@ func withClient(ctx context.Context, p *program, dir stateDir, verbose bool, f f
 	return f(ctx, c)
 }
 
-// withDevice is withClient for a verb whose own failures end it as those of
-// ssh do.
-func withDevice(ctx context.Context, p *program, dir stateDir, verbose bool, f func(ctx context.Context, c *client) error) error {
-	return linkFailure(withClient(ctx, p, dir, verbose, f))
+// onDevice makes a verb of what reads its operands and what does the work. Its
+// own failures end it as those of ssh do.
+func onDevice[A any](f *flag.FlagSet, parse func(o operands) (A, error), do func(ctx context.Context, op sshOpener, files stdio, args A) error) verbRun {
+	dir, verbose := dirFlag(f), verboseFlag(f)
+	return func(ctx context.Context, p *program, o operands) error {
+		args, err := parse(o)
+		if err != nil {
+			return err
+		}
+		return linkFailure(withClient(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
+			return do(ctx, c, p.stdio, args)
+		}))
+	}
 }
 
 func verboseFlag(f *flag.FlagSet) *bool {

@@ -26,16 +26,8 @@ func forwardStartVerb() verb {
 	return verb{name: "forward start", usage: "[-l LOGIN] [-v] [LOGIN@]DEVICE [BIND:]PORT:HOST:PORT…", summary: "ports here that lead to addresses that the device reaches",
 		more: "BIND is the address to listen on here, localhost if left out. HOST is resolved on\nthe device. Each line printed is a port that answers; ^C ends them.",
 		setup: func(f *flag.FlagSet) verbRun {
-			dir, user, verbose := dirFlag(f), loginFlag(f), verboseFlag(f)
-			return func(ctx context.Context, p *program, o operands) error {
-				args, err := parseForwardOperands(o.all(), *user)
-				if err != nil {
-					return err
-				}
-				return withDevice(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
-					return cmdForward(ctx, c, p.stdio, args)
-				})
-			}
+			user := loginFlag(f)
+			return onDevice(f, func(o operands) (forwardArgs, error) { return parseForwardOperands(o.all(), *user) }, cmdForward)
 		}}
 }
 

@@ -25,16 +25,8 @@ func shellVerb() verb {
 	return verb{name: "shell", usage: "[-l LOGIN] [-v] [LOGIN@]DEVICE", summary: "a login shell on a device",
 		more: "At the start of a line ~. ends the link and ~? shows what else there is. The\nexit status is the shell's, or 255 when there is no link.",
 		setup: func(f *flag.FlagSet) verbRun {
-			dir, user, verbose := dirFlag(f), loginFlag(f), verboseFlag(f)
-			return func(ctx context.Context, p *program, o operands) error {
-				args, err := parseShellOperands(o.all(), *user)
-				if err != nil {
-					return err
-				}
-				return withDevice(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
-					return cmdShell(ctx, c, p.stdio, args)
-				})
-			}
+			user := loginFlag(f)
+			return onDevice(f, func(o operands) (target, error) { return parseShellOperands(o.all(), *user) }, cmdShell)
 		}}
 }
 
@@ -42,37 +34,23 @@ func runVerb() verb {
 	return verb{name: "run", usage: "[-t] [-j N] [-l LOGIN] [-v] [LOGIN@]DEVICE… -- CMD ARG…", summary: "a command on one device or several", command: true,
 		more: "Behind -- one word is a line for the device's shell, and several words arrive as\nexactly those arguments. Without -- the first word is the device and the rest the\ncommand. With several devices each line of output begins with the device's name,\nand the exit status is the worst.",
 		setup: func(f *flag.FlagSet) verbRun {
-			dir, user, verbose := dirFlag(f), loginFlag(f), verboseFlag(f)
+			user := loginFlag(f)
 			tty := f.Bool("t", false, "run it on a terminal")
 			jobs := f.Int("j", 0, "`devices` at once (default 16)")
-			return func(ctx context.Context, p *program, o operands) error {
+			return onDevice(f, func(o operands) (runArgs, error) {
 				devices, line, err := parseRunOperands(o.before, o.after, o.dashed)
-				if err != nil {
-					return err
+				if err == nil && *jobs < 0 {
+					err = usageError("-j %d: at least 1", *jobs)
 				}
-				if *jobs < 0 {
-					return usageError("-j %d: at least 1", *jobs)
-				}
-				return withDevice(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
-					return cmdRun(ctx, c, p.stdio, runArgs{devices, line, *tty, *jobs, *user})
-				})
-			}
+				return runArgs{devices, line, *tty, *jobs, *user}, err
+			}, cmdRun)
 		}}
 }
 
 func proxyVerb() verb {
 	return verb{name: "proxy", usage: "[-v] [LOGIN@]DEVICE [PORT]", summary: "the device's SSH on standard input and output, for ssh's ProxyCommand",
 		setup: func(f *flag.FlagSet) verbRun {
-			dir, verbose := dirFlag(f), verboseFlag(f)
-			return func(ctx context.Context, p *program, o operands) error {
-				args, err := parseProxyOperands(o.all())
-				if err != nil {
-					return err
-				}
-				return withDevice(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
-					return cmdProxy(ctx, c, p.stdio, args)
-				})
-			}
+			return onDevice(f, func(o operands) (target, error) { return parseProxyOperands(o.all()) }, cmdProxy)
 		}}
 }
 
