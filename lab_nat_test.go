@@ -113,11 +113,11 @@ func (h *labHost) address(r *labRouter, dev string) (batch string) {
 	h.addr4, h.addr6 = "", ""
 	if !r.only6 {
 		h.addr4 = fmt.Sprintf("%s.%d", r.lan, r.given+1)
-		batch = fmt.Sprintf("addr add %s/24 dev %s\nroute add default via %s.1\n", h.addr4, dev, r.lan)
+		batch = fmt.Sprintf("addr add %s/24 dev %s\nroute replace default via %s.1\n", h.addr4, dev, r.lan)
 	}
 	if r.v6 || r.only6 {
 		h.addr6 = fmt.Sprintf("%s::%x", r.lan6, r.given+1)
-		batch += fmt.Sprintf("addr add %s/64 dev %s nodad\nroute add ::/0 via %s::1\n", h.addr6, dev, r.lan6)
+		batch += fmt.Sprintf("addr add %s/64 dev %s nodad\nroute replace ::/0 via %s::1\n", h.addr6, dev, r.lan6)
 	}
 	return batch
 }
@@ -308,6 +308,7 @@ func (h *labHost) link(up bool) {
 // family leaves a machine of both families one of them, or both: 4, 6, 46.
 func (h *labHost) family(which string) {
 	h.l.t.Helper()
+	h.l.run("", "ip", "-6", "-n", h.ns, "route", "flush", "default")
 	r := *h.router
 	r.only6, r.v6 = which == "6", strings.Contains(which, "6")
 	h.ip("addr flush dev eth0 scope global\n" + h.address(&r, "eth0"))

@@ -39,13 +39,9 @@ func watchNetwork(ctx context.Context, changed func(why string)) {
 		if err == nil && !tellsChange(b[:n]) {
 			continue
 		}
-		if !pause(ctx, netQuiet) {
-			return
-		}
-		for events.SetReadDeadline(time.Now()) == nil { // the rest of the burst
-			if _, err := events.Read(b); err != nil {
-				break
-			}
+		events.SetReadDeadline(time.Now().Add(netQuiet))
+		for err = nil; err == nil; { // the rest of the burst
+			_, err = events.Read(b)
 		}
 		events.SetReadDeadline(time.Time{})
 		if ctx.Err() != nil {

@@ -62,6 +62,7 @@ func (n *node) sendNoteLocked(q *peerProc) {
 		}
 	}
 	m := noteMsg{nonce: q.note.nonce, have: q.note.theirs, moved: q.finder.moving, nat: n.nat.kind, mapped: n.mapped(), addrs: addrs}
+	n.logf(3, "note %x to %s: %v, moved %v", m.nonce>>48, q.keys.deviceID(), addrs, m.moved)
 	b, _ := q.box.pack(msgNote, &m, 0)
 	n.talk.relay(q.keys.deviceID(), q.instance, b)
 }
@@ -79,6 +80,7 @@ func (n *node) relayed(now time.Time, m *relayedMsg) {
 	if _, err := n.judge(q.keys, ""); err != nil {
 		return // what strangers name is nobody's word
 	}
+	n.logf(3, "note %x from %s, by the coordinator seen at %v: %v, moved %v", note.nonce>>48, q.keys.deviceID(), m.observed, note.addrs, note.moved)
 	s := &q.note
 	anew := note.nonce != s.theirs
 	s.theirs, s.nat = note.nonce, note.nat
@@ -90,10 +92,7 @@ func (n *node) relayed(now time.Time, m *relayedMsg) {
 	}
 	s.had = s.had || note.have == s.nonce && s.nonce != 0
 	if anew {
-		if !slices.Contains(note.addrs, m.observed) {
-			q.finder.introduce(now, m.observed, nil)
-		}
-		q.finder.vouch(now, note.addrs, note.mapped, note.moved)
+		q.finder.vouch(now, m.observed, note.addrs, note.mapped, note.moved)
 		q.finder.setKinds(now, n.nat.kind, s.nat, s.seen)
 		n.replyLocked(now, q, note)
 	}

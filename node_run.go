@@ -61,6 +61,7 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		onRefused: func(m *refuseMsg) { n.logf(0, "coordinator: %v", refusalOf(m, "this machine")) },
 	}
 	n.nat = &natFinder{echo: n.talk.echo, openSock: n.mux.openSock, closeSock: n.mux.closeSock, changed: n.natChanged}
+	n.peers.logf = n.logf
 	n.peers.observe = func(now time.Time, sock int, seen func(time.Time, netip.AddrPort)) {
 		n.talk.echo(now, echoCall{sock: sock, seen: seen})
 	}

@@ -27,6 +27,7 @@ type peerTable struct {
 	idle      time.Duration // see pathFinder.idle
 	observe   func(now time.Time, sock int, seen func(time.Time, netip.AddrPort))
 	unvouched pingBudget
+	logf      func(level int, format string, args ...any)
 
 	byHint    map[sealHint]*peerKeys
 	byVirtual map[netip.Addr]*peerProc
@@ -279,6 +280,7 @@ func (r *muxRouter) openSock() (int, error)          { return r.table.mux.openSo
 func (r *muxRouter) closeSock(i int)                 { r.table.mux.closeSock(i) }
 func (r *muxRouter) inUse() int                      { return r.peer.inUse() }
 func (r *muxRouter) shrink(src udpSource)            { r.table.mux.allowFragments(src.sock) }
+func (r *muxRouter) logf(format string, args ...any) { r.table.logf(3, format, args...) }
 func (r *muxRouter) failed() bool                    { return r.peer.failed.Swap(false) }
 
 func (r *muxRouter) idle(time.Time) (_, _ time.Duration) {

@@ -18,6 +18,7 @@ package main
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -74,6 +75,7 @@ type pathRouter interface {
 	inUse() int                                      // the largest datagram that QUIC sends, in bytes
 	shrink(src udpSource)                            // datagrams that size get lost: let them be fragmented
 	failed() bool                                    // a write could not leave since this was last asked
+	logf(format string, args ...any)                 // what becomes of paths, for -vvv
 	openSock() (int, error)                          // one more socket
 	closeSock(i int)
 	observe(now time.Time, sock int, seen func(now time.Time, at netip.AddrPort)) // where the coordinator sees a socket; invalid: no answer
@@ -143,6 +145,16 @@ func usableAddr(a netip.AddrPort) bool {
 // peer, and the addresses, at most maxCandidates, of the peer's interfaces.
 func (f *pathFinder) introduce(now time.Time, observed netip.AddrPort, own []netip.AddrPort) {
 	f.began, f.strangers = now, 0
+	f.named(now, observed, own)
+	for _, t := range f.tries {
+		if t != f.best {
+			t.restart(now)
+		}
+	}
+	f.tick(now)
+}
+
+func (f *pathFinder) named(now time.Time, observed netip.AddrPort, own []netip.AddrPort) {
 	for i, a := range append([]netip.AddrPort{observed}, own...) {
 		if !usableAddr(a) {
 			continue
@@ -153,17 +165,19 @@ func (f *pathFinder) introduce(now time.Time, observed netip.AddrPort, own []net
 			f.router.trial(t.src, flightCredit)
 		}
 	}
-	for _, t := range f.tries {
+}
+
+// vouch takes the peer's own word for where it is, and the coordinator's for
+// where the peer's note came from. moved: it is no longer where it was.
+func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip.AddrPort, mapped netip.AddrPort, moved bool) {
+	if !slices.Contains(addrs, observed) && usableAddr(observed) {
+		f.named(now, observed, nil)
+		t := f.tries[udpKey{0, observed}]
+		t.moved = t.moved || moved
 		if t != f.best {
 			t.restart(now)
 		}
 	}
-	f.tick(now)
-}
-
-// vouch takes the peer's own word for where it is. moved: no longer where it
-// was.
-func (f *pathFinder) vouch(now time.Time, addrs []netip.AddrPort, mapped netip.AddrPort, moved bool) {
 	for i, a := range append([]netip.AddrPort{mapped}, addrs...) {
 		if !usableAddr(a) {
 			continue
@@ -315,7 +329,7 @@ func (f *pathFinder) pingProved(now time.Time, t *pathTry) {
 		t.next = time.Time{}
 		return
 	}
-	if t.missed >= deadAfter {
+	if t.missed >= deadAfter && (!f.moving || now.Sub(f.doubt) > moveFor) {
 		f.lose(now)
 		return
 	}
@@ -327,7 +341,10 @@ func (f *pathFinder) pingProved(now time.Time, t *pathTry) {
 		return
 	}
 	f.ping(now, t)
-	t.next = now.Add(t.askWait() << max(0, t.missed-1))
+	t.next = now.Add(t.askWait() << min(max(0, t.missed-1), 3))
+	if f.moving && now.Sub(f.doubt) <= moveFor {
+		t.next = now.Add(movePing)
+	}
 	t.missed++
 }
 
@@ -344,6 +361,7 @@ func (f *pathFinder) provedOther() (other *pathTry) {
 
 // lose gives the path up and tries everything known again.
 func (f *pathFinder) lose(now time.Time) {
+	f.router.logf("path %v is lost", f.best.src.addr)
 	f.best.proved = false
 	f.best = nil
 	f.lostAt, f.began, f.strangers, f.tell = now, now, 0, true
@@ -410,8 +428,11 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 		f.askBack(now, t)
 		return
 	}
-	if !t.proved && (first || t.next.IsZero()) {
+	switch {
+	case !t.proved && (first || t.next.IsZero()):
 		f.askBack(now, t)
+	case t == f.best && f.moving:
+		f.ping(now, t) // the other end has just opened its NAT for us
 	}
 }
 
@@ -479,6 +500,7 @@ func (f *pathFinder) choose(now time.Time, t *pathTry) {
 	for _, o := range f.tries {
 		o.moved = false
 	}
+	f.router.logf("path is now %s %v, round trip %v", t.kind(), t.src.addr, t.rtt.Round(ms))
 	f.router.setPath(t.src)
 	if again {
 		f.router.replay(t.src)

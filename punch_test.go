@@ -67,6 +67,7 @@ func (e *punchEnd) mayPing(time.Time, netip.Addr) bool { return true }
 func (e *punchEnd) lives(netip.Addr)                   {}
 func (e *punchEnd) inUse() int                         { return e.using }
 func (e *punchEnd) shrink(s udpSource)                 { e.shrunk = append(e.shrunk, s.addr) }
+func (e *punchEnd) logf(string, ...any)                {}
 func (e *punchEnd) failed() bool                       { return false }
 func (e *punchEnd) openSock() (int, error)             { e.socks++; return e.socks, nil }
 func (e *punchEnd) closeSock(int)                      { e.closed++ }
@@ -173,7 +174,7 @@ func (n *punchNet) bothProved() bool {
 func (n *punchNet) introduce(i int) {
 	e := n.ends[i]
 	e.finder.introduce(n.now, netip.AddrPort{}, e.other().addrs)
-	e.finder.vouch(n.now, e.other().addrs, netip.AddrPort{}, false)
+	e.finder.vouch(n.now, netip.AddrPort{}, e.other().addrs, netip.AddrPort{}, false)
 	e.tick()
 }
 

@@ -17,6 +17,11 @@ var checkTimes = []time.Duration{300 * ms, 1 * time.Second, 3 * time.Second, 10 
 // With no path, and the round over, what is known to lead to the peer is pinged
 // on: quickly while data waits, for the network may be back any moment.
 const (
+	// movePing and moveFor: when our own network has changed the path is pinged
+	// so often for so long, for the other end opens its NAT when it hears of us.
+	movePing = 50 * ms
+	moveFor  = 2 * time.Second
+
 	hurryPing = 150 * ms
 	hurryFor  = time.Hour
 )
@@ -36,7 +41,7 @@ func (f *pathFinder) watch(now time.Time) (next time.Time) {
 	switch {
 	case f.router.failed() && t.missed == 0:
 		t.next = now
-	case t.missed > 0 && heard < asked:
+	case t.missed > 0 && heard < asked && !f.moving:
 		f.trust(now, t)
 	case t.missed > 0: // pingProved counts
 	case wrote < heard && heard > stall && asked > stall:
@@ -81,6 +86,9 @@ func (f *pathFinder) seekRivals(now time.Time) {
 // suspect tries everything known, while data goes on by the path.
 func (f *pathFinder) suspect(now time.Time) {
 	f.doubt, f.tell, f.strangers = now, true, 0
+	if f.best != nil {
+		f.router.logf("path %v is in doubt", f.best.src.addr)
+	}
 	for _, t := range f.tries {
 		if t != f.best {
 			t.proved = false
@@ -93,6 +101,7 @@ func (f *pathFinder) suspect(now time.Time) {
 func (f *pathFinder) trust(now time.Time, t *pathTry) {
 	t.missed, t.next = 0, now.Add(f.idleGap())
 	if !f.doubt.IsZero() {
+		f.router.logf("path %v is good again", t.src.addr)
 		f.doubt, f.moving = time.Time{}, false
 		f.router.replay(t.src)
 	}
