@@ -46,13 +46,14 @@ type coordTalk struct {
 	heardAt  time.Time      // when it last proved to be there
 	offset   time.Duration  // its clock minus ours, when last heard
 	nextBeat time.Time
+	lastBeat time.Time
 	tries    int // beats since the last answer
 	calls    map[callID]*coordCall
 
 	onHead    func(seq uint64, head [32]byte) // its log's head
 	onRing    func(now time.Time, m *ringMsg)
-	onPlace   func(at netip.AddrPort) // a beat counts, from a new address; may be nil
-	onRefused func(m *refuseMsg)      // a beat was refused
+	onPlace   func(now time.Time, at netip.AddrPort) // a beat counts, from a new address; may be nil
+	onRefused func(m *refuseMsg)                     // a beat was refused
 	onRelayed func(now time.Time, m *relayedMsg)
 
 	second netip.AddrPort       // its other port; without an IP that of its first
@@ -129,7 +130,15 @@ func (c *coordTalk) tick(now time.Time) (next time.Time) {
 // begun to serve.
 func (c *coordTalk) beatSoon() { c.nextBeat, c.tries = time.Time{}, 0 }
 
+// beatAgain makes it due unless one has just gone out.
+func (c *coordTalk) beatAgain(now time.Time) {
+	if now.Sub(c.lastBeat) > time.Second {
+		c.beatSoon()
+	}
+}
+
 func (c *coordTalk) beat(now time.Time) {
+	c.lastBeat = now
 	c.transmit(msgBeat, &beatMsg{proto: ourProto(), serves: c.serves, cookie: c.cookie, cands: c.cands()}, 0)
 	if c.tries < len(beatRetry) {
 		c.nextBeat = now.Add(beatRetry[c.tries])
@@ -289,6 +298,7 @@ func (c *coordTalk) handle(now time.Time, h msgHead, rest []byte, from udpSource
 // elsewhere somebody passes its words on, before they come themselves.
 func (c *coordTalk) heard(now time.Time, from udpSource) {
 	if slices.Contains(c.addrs, from.addr) {
+		from.sock = 0 // whichever of our sockets asked
 		c.at, c.heardAt = from, now
 	}
 }
@@ -336,7 +346,7 @@ func (c *coordTalk) beatAck(now time.Time, rest []byte) {
 		return
 	}
 	if c.onPlace != nil && m.observed != c.place {
-		c.onPlace(m.observed)
+		c.onPlace(now, m.observed)
 	}
 	c.place, c.observed, c.cookie, c.second, c.tries = m.observed, m.observed, m.cookie, m.second, 0
 	c.offset = time.Unix(m.time, 0).Sub(now)

@@ -27,15 +27,20 @@ type labGoal struct {
 var labGoals = map[string]labGoal{
 	"P-P": {100, true}, "P-E": {100, true}, "E-P": {100, true}, "E-E": {100, true},
 	"P-S": {100, true}, "P-B": {100, true}, "P-R": {100, true}, "S-P": {100, true}, "B-P": {100, true}, "R-P": {100, true},
-	"E-S": {98, false}, "E-B": {99, false}, "E-R": {98, false}, "S-E": {98, false}, "B-E": {99, false}, "R-E": {98, false},
-	"S-S": {85, false}, "S-B": {85, false}, "B-S": {85, false}, "B-B": {85, false},
-	"late": {100, false},
+	"E-S": {98, true}, "E-B": {99, true}, "E-R": {98, true}, "S-E": {98, true}, "B-E": {99, true}, "R-E": {98, true},
+	"S-S": {85, true}, "S-B": {85, true}, "B-S": {85, true}, "B-B": {85, true},
+	"late": {100, true},
 }
 
-// judge compares what succeeded with a goal.
+// judge compares what succeeded with a goal. Of a few runs one may miss a goal
+// that is not all.
 func (g labGoal) judge(t *testing.T, what string, good, n int) {
 	t.Helper()
-	if got := 100 * float64(good) / float64(n); g.held && got < float64(g.percent) {
+	misses := n * (100 - g.percent) / 100
+	if g.percent < 100 && n < 20 {
+		misses = 1
+	}
+	if g.held && n-good > misses {
 		t.Errorf("%s: %d of %d, want %d%%", what, good, n, g.percent)
 	}
 }
@@ -45,7 +50,7 @@ var labKinds = []labKind{labPublic, labFullCone, labAddress, labPort, labStep, l
 // A labPair is a cell of the matrix.
 type labPair struct {
 	client, device labKind
-	runs           []labRun
+	runs           []labSetup
 }
 
 func (p *labPair) classes() string { return labClass[p.client] + "-" + labClass[p.device] }
@@ -59,15 +64,16 @@ func (p *labPair) good() (n int) {
 	return n
 }
 
-// quantile is the time below which a share of the good runs stayed.
-func (p *labPair) quantile(q float64) time.Duration {
-	var took []time.Duration
+// quantile is the time below which a share of the good runs stayed, and that
+// until their links were up.
+func (p *labPair) quantile(q float64) (run, link time.Duration) {
+	var runs, links []time.Duration
 	for _, r := range p.runs {
 		if r.status == 0 {
-			took = append(took, r.took)
+			runs, links = append(runs, r.took), append(links, r.link)
 		}
 	}
-	return quantile(took, q)
+	return quantile(runs, q), quantile(links, q)
 }
 
 func quantile(all []time.Duration, q float64) time.Duration {
@@ -119,13 +125,13 @@ func (m *labMatrix) once(p *labPair) {
 	at.router.flush()
 	there.router.flush()
 	device := m.attic.serve(there)
-	r := m.laptop.verb(at, "run", "-v", "attic", "--", "true")
+	r := m.connect(at, "attic")
 	device.stop()
 	p.runs = append(p.runs, r)
 	if r.status != 0 {
 		dir := m.keep(fmt.Sprintf("%s-%s-%d", p.client, p.device, len(p.runs)),
 			map[string]string{"client": r.String(), "device": device.log.String(), "coordinator": m.coord.log.String()})
-		m.t.Logf("%s to %s, run %d: %v; logs in %s", p.client, p.device, len(p.runs), r, dir)
+		m.t.Logf("%s to %s, run %d: %v; logs in %s", p.client, p.device, len(p.runs), r.labRun, dir)
 	}
 }
 
@@ -142,8 +148,8 @@ func (m *labMatrix) judge(p *labPair) {
 func (m *labMatrix) judgeHopeless(p *labPair) {
 	m.t.Helper()
 	for _, r := range p.runs {
-		if r.status != 0 && (r.took > 13*time.Second || !strings.Contains(r.errs, "sessio: ")) {
-			m.t.Errorf("%s to %s: no clear error in 12 s: %v", p.client, p.device, r)
+		if r.status != 0 && (r.took > 12500*time.Millisecond || strings.Count(r.errs, "symmetric, random") < 2) {
+			m.t.Errorf("%s to %s: no clear error in 12 s: %v", p.client, p.device, r.labRun)
 		}
 	}
 }
@@ -151,20 +157,22 @@ func (m *labMatrix) judgeHopeless(p *labPair) {
 // labTable is the matrix in Markdown.
 func labTable(pairs []*labPair) string {
 	var b strings.Builder
-	b.WriteString("| client | device | class | runs | success | goal | median | 95 % |\n| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |\n")
+	b.WriteString("| client | device | class | runs | success | goal | link, median | 95 % | command, median | 95 % |\n| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n")
 	for _, p := range pairs {
 		goal := "-"
 		if g, ok := labGoals[p.classes()]; ok {
 			goal = fmt.Sprintf("%d %%", g.percent)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d %% | %s | %d ms | %d ms |\n", p.client, p.device, strings.Replace(p.classes(), "-", " × ", 1),
-			len(p.runs), 100*p.good()/len(p.runs), goal, p.quantile(0.5).Milliseconds(), p.quantile(0.95).Milliseconds())
+		run, link := p.quantile(0.5)
+		run95, link95 := p.quantile(0.95)
+		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d %% | %s | %d ms | %d ms | %d ms | %d ms |\n", p.client, p.device, strings.Replace(p.classes(), "-", " × ", 1),
+			len(p.runs), 100*p.good()/len(p.runs), goal, link.Milliseconds(), link95.Milliseconds(), run.Milliseconds(), run95.Milliseconds())
 	}
 	return b.String()
 }
 
-// labClassTable is the matrix by classes: success and median, client down,
-// device across.
+// labClassTable is the matrix by classes: success and the median time to the
+// link, client down, device across.
 func labClassTable(pairs []*labPair) string {
 	const classes = "PESBR"
 	var b strings.Builder
@@ -184,7 +192,8 @@ func labClassTable(pairs []*labPair) string {
 			}
 			fmt.Fprintf(&b, " %d %%", 100*all.good()/len(all.runs))
 			if all.good() > 0 {
-				fmt.Fprintf(&b, ", %d ms", all.quantile(0.5).Milliseconds())
+				_, link := all.quantile(0.5)
+				fmt.Fprintf(&b, ", %d ms", link.Milliseconds())
 			}
 			b.WriteString(" |")
 		}
@@ -221,7 +230,8 @@ func TestLabMatrix(t *testing.T) {
 		for _, device := range kinds {
 			p := m.run(client, device, runs)
 			pairs = append(pairs, p)
-			fmt.Printf("%-18s to %-18s %d of %d, median %v\n", client, device, p.good(), len(p.runs), p.quantile(0.5))
+			run, link := p.quantile(0.5)
+			fmt.Printf("%-18s to %-18s %d of %d, link %v, command %v\n", client, device, p.good(), len(p.runs), link, run)
 		}
 	}
 	text := labClassTable(pairs) + "\n" + labTable(pairs)

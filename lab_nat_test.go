@@ -7,6 +7,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"time"
 )
@@ -91,33 +92,58 @@ func (r *labRouter) connect() {
 	}
 }
 
-// cable leads from the LAN to a new device of a host.
+// cable leads from the LAN to a new device of a host, and returns when both
+// ends are up.
 func (r *labRouter) cable(h *labHost, dev string) {
 	r.l.t.Helper()
 	r.ports++
 	port := fmt.Sprintf("p%d", r.ports)
 	r.ip(fmt.Sprintf("link add %s type veth peer name %s netns %s\nlink set %s master lan up", port, dev, h.ns, port))
+	h.ip("link set " + dev + " up")
+	h.running(dev)
+	r.running(port)
+}
+
+// running waits until packets sent to a device are no longer thrown away: the
+// kernel takes its time with that.
+func (h *labHost) running(dev string) {
+	h.l.t.Helper()
+	var up bool
+	err := h.inside(func() error {
+		for began := time.Now(); !up && time.Since(began) < 10*time.Second; time.Sleep(time.Millisecond) {
+			i, err := net.InterfaceByName(dev)
+			if err != nil {
+				return err
+			}
+			up = i.Flags&net.FlagRunning != 0
+		}
+		return nil
+	})
+	if err != nil || !up {
+		h.l.t.Fatalf("%s: %s is not up: %v", h.ns, dev, err)
+	}
 }
 
 // plug leads a cable to a host's device and gives that an address.
 func (r *labRouter) plug(h *labHost, dev string) {
 	r.l.t.Helper()
 	r.cable(h, dev)
-	h.ip("link set " + dev + " up\n" + h.address(r, dev))
+	h.dev = dev
+	h.ip(h.address(r))
 }
 
-// address chooses a new address of a router's LAN for the device; what is
+// address chooses a new address of a router's LAN for a host; what is
 // returned enters it with the default route.
-func (h *labHost) address(r *labRouter, dev string) (batch string) {
+func (h *labHost) address(r *labRouter) (batch string) {
 	r.given++
 	h.addr4, h.addr6 = "", ""
 	if !r.only6 {
 		h.addr4 = fmt.Sprintf("%s.%d", r.lan, r.given+1)
-		batch = fmt.Sprintf("addr add %s/24 dev %s\nroute replace default via %s.1\n", h.addr4, dev, r.lan)
+		batch = fmt.Sprintf("addr add %s/24 dev %s\nroute replace default via %s.1\n", h.addr4, h.dev, r.lan)
 	}
 	if r.v6 || r.only6 {
 		h.addr6 = fmt.Sprintf("%s::%x", r.lan6, r.given+1)
-		batch += fmt.Sprintf("addr add %s/64 dev %s nodad\nroute replace ::/0 via %s::1\n", h.addr6, dev, r.lan6)
+		batch += fmt.Sprintf("addr add %s/64 dev %s nodad\nroute replace ::/0 via %s::1\n", h.addr6, h.dev, r.lan6)
 	}
 	return batch
 }
@@ -283,14 +309,16 @@ add rule inet lab flows ct state new ct count over %d drop
 // readdress gives a machine another address in its network.
 func (h *labHost) readdress() {
 	h.l.t.Helper()
-	h.ip("addr flush dev eth0 scope global\n" + h.address(h.router, "eth0"))
+	h.ip("addr flush dev " + h.dev + " scope global\n" + h.address(h.router))
 }
 
 // move unplugs a machine and plugs it in behind another router.
 func (h *labHost) move(to *labRouter) {
 	h.l.t.Helper()
-	to.cable(h, "next0")
-	h.ip("link del eth0\nlink set next0 name eth0\nlink set eth0 up\n" + h.address(to, "eth0"))
+	old := h.dev
+	h.dev = map[string]string{"eth0": "eth1", "eth1": "eth0"}[old]
+	to.cable(h, h.dev)
+	h.ip("link del " + old + "\n" + h.address(to))
 	h.router = to
 }
 
@@ -298,11 +326,12 @@ func (h *labHost) move(to *labRouter) {
 // the routes.
 func (h *labHost) link(up bool) {
 	h.l.t.Helper()
-	if up {
-		h.ip("link set eth0 up\naddr flush dev eth0 scope global\n" + h.address(h.router, "eth0"))
-	} else {
-		h.ip("link set eth0 down")
+	if !up {
+		h.ip("link set " + h.dev + " down")
+		return
 	}
+	h.ip("link set " + h.dev + " up\naddr flush dev " + h.dev + " scope global\n" + h.address(h.router))
+	h.running(h.dev)
 }
 
 // family leaves a machine of both families one of them, or both: 4, 6, 46.
@@ -311,6 +340,6 @@ func (h *labHost) family(which string) {
 	h.l.run("", "ip", "-6", "-n", h.ns, "route", "flush", "default")
 	r := *h.router
 	r.only6, r.v6 = which == "6", strings.Contains(which, "6")
-	h.ip("addr flush dev eth0 scope global\n" + h.address(&r, "eth0"))
+	h.ip("addr flush dev " + h.dev + " scope global\n" + h.address(&r))
 	h.router.given = r.given
 }

@@ -63,6 +63,18 @@ func (l *lab) hear(at *net.UDPConn, word string) (from netip.AddrPort, ok bool) 
 	}
 }
 
+// reach says a word until it is heard: a new path may take its time.
+func (l *lab) reach(from, to *net.UDPConn, word string) (seen netip.AddrPort, ok bool) {
+	l.t.Helper()
+	for range 5 {
+		l.say(from, socketAddr(to), word)
+		if seen, ok = l.hear(to, word); ok {
+			break
+		}
+	}
+	return seen, ok
+}
+
 func socketAddr(c *net.UDPConn) netip.AddrPort { return c.LocalAddr().(*net.UDPAddr).AddrPort() }
 
 // A natProbe is four sockets of the coordinator's host: two addresses with two
@@ -85,8 +97,7 @@ func (p *natProbe) mappings(near *net.UDPConn) (seen []netip.AddrPort) {
 	p.t.Helper()
 	for i, far := range p.far {
 		word := fmt.Sprint("map ", i)
-		p.say(near, socketAddr(far), word)
-		from, ok := p.hear(far, word)
+		from, ok := p.reach(near, far, word)
 		if !ok {
 			p.t.Fatalf("%v does not get through to %v", near.LocalAddr(), far.LocalAddr())
 		}
@@ -99,8 +110,7 @@ func (p *natProbe) mappings(near *net.UDPConn) (seen []netip.AddrPort) {
 // "1000" is the first alone.
 func (p *natProbe) lets(near *net.UDPConn) string {
 	p.t.Helper()
-	p.say(near, socketAddr(p.far[0]), "open")
-	at, ok := p.hear(p.far[0], "open")
+	at, ok := p.reach(near, p.far[0], "open")
 	if !ok {
 		p.t.Fatal("nothing gets out")
 	}
@@ -224,8 +234,7 @@ func TestLabIPv6(t *testing.T) {
 	r := l.newRouter(routerConf{nat: labPort, v6: true})
 	h := r.host()
 	near, far, other := h.udp("["+h.addr6+"]:41000"), l.coord.udp("["+labCoord6+"]:7001"), l.coord.udp("["+labOther6+"]:7001")
-	l.say(near, socketAddr(far), "out")
-	from, ok := l.hear(far, "out")
+	from, ok := l.reach(near, far, "out")
 	if !ok || from != socketAddr(near) {
 		t.Fatalf("seen at %v, %v: not without NAT", from, ok)
 	}
@@ -237,6 +246,10 @@ func TestLabIPv6(t *testing.T) {
 		if _, ok := l.hear(near, "in"); ok != c.in {
 			t.Errorf("from %v: %v", c.from.LocalAddr(), ok)
 		}
+	}
+	l.hub.do("mtu", r.ns, "1300")
+	if said := h.tooBig(labCoord6); !strings.Contains(said, "1300") {
+		t.Errorf("no word of the smaller size: %s", said)
 	}
 	r.hole6()
 	l.say(near, socketAddr(far), "gone")
@@ -316,13 +329,19 @@ func TestLabDelayAndLoss(t *testing.T) {
 		}
 	}
 	l.hub.do("loss", a.router.ns, "10")
-	if _, lost := b.ping(a.addr4, 300, "0.002", "-W", "0.2"); lost < 9 || lost > 31 { // 19 % of round trips
-		t.Errorf("%d%% lost, not about 19", lost)
+	near, far := b.udp(":0"), a.udp(a.addr4+":42000")
+	for _, burst := range []string{"1", "3"} {
+		l.hub.do("burst", a.router.ns, burst)
+		lost := l.lose(near, far)
+		t.Logf("%.1f%% lost in bursts of %s", lost, burst)
+		if lost < 6 || lost > 14 {
+			t.Errorf("%.1f%% lost in bursts of %s, not 10", lost, burst)
+		}
 	}
 	l.hub.do("loss", a.router.ns, "0")
 	l.hub.do("mtu", a.router.ns, "1300")
-	if out := b.l.run("", "ip", "netns", "exec", b.ns, "sh", "-c", "ping -c 2 -i 0.1 -W 0.2 -M do -s 1400 "+a.addr4+" || true"); !strings.Contains(out, "1300") {
-		t.Errorf("no word of the smaller size: %s", out)
+	if said := b.tooBig(a.addr4); !strings.Contains(said, "1300") {
+		t.Errorf("no word of the smaller size: %s", said)
 	}
 	if _, lost := b.ping(a.addr4, 5, "0.01", "-W", "0.2", "-M", "dont", "-s", "2000"); lost != 0 {
 		t.Errorf("in fragments: %d%% lost", lost)
@@ -331,6 +350,63 @@ func TestLabDelayAndLoss(t *testing.T) {
 	if _, lost := b.ping(a.addr4, 3, "0.01", "-W", "0.2", "-M", "do", "-s", "1400"); lost != 100 {
 		t.Errorf("a hole for large packets let some through: %d%% lost", lost)
 	}
+}
+
+// A megabit a second takes 25,000 bytes in a fifth of a second.
+func TestLabRate(t *testing.T) {
+	l := newLab(t)
+	from, h := l.coord.udp(":0"), l.router(labPublic).host()
+	to := h.udp(h.addr4 + ":42000")
+	l.hub.do("rate", h.router.ns, "1000000")
+	packet := strings.Repeat("x", 1250-28)
+	for range 20 {
+		l.say(from, socketAddr(to), packet)
+	}
+	to.SetReadDeadline(time.Now().Add(2 * time.Second))
+	var first time.Time
+	for i := range 20 {
+		if _, err := to.Read(make([]byte, 2000)); err != nil {
+			t.Fatalf("packet %d: %v", i, err)
+		}
+		if i == 0 {
+			first = time.Now()
+		}
+	}
+	if took := time.Since(first); (took - 190*time.Millisecond).Abs() > 20*time.Millisecond {
+		t.Errorf("19 packets took %v, not 190 ms", took)
+	}
+}
+
+// lose sends many packets and returns the share lost, in percent.
+func (l *lab) lose(from, to *net.UDPConn) float64 {
+	l.t.Helper()
+	const n = 2000
+	to.SetReadDeadline(time.Now().Add(1500 * time.Millisecond))
+	came := make(chan int)
+	go func() {
+		got := 0
+		for buf := make([]byte, 100); ; got++ {
+			if _, err := to.Read(buf); err != nil {
+				came <- got
+				return
+			}
+		}
+	}()
+	pace := time.Tick(time.Millisecond) // all at once would flow over in a queue
+	for i := range n {
+		l.say(from, socketAddr(to), "one of many")
+		if i%4 == 0 {
+			<-pace
+		}
+	}
+	return 100 * float64(n-<-came) / n
+}
+
+// tooBig sends what does not pass a limit of 1,300 bytes and returns what ping
+// says to that.
+func (h *labHost) tooBig(to string) string {
+	out, _ := h.command("ping", "-n", "-c", "2", "-i", "0.1", "-W", "0.2", "-M", "do", "-s", "1400", to).CombinedOutput() // the error is wanted
+	return string(out)
 }
 
 // ping returns the median round trip and the share lost, in percent.

@@ -118,7 +118,7 @@ func (l *lab) openWAN(h *labHost, delay time.Duration, addrs ...string) {
 	l.t.Helper()
 	l.hub.do("open", h.ns)
 	l.hub.do("delay", h.ns, delay.String())
-	batch := "link set wan up\n"
+	batch := "link set wan up txqueuelen 2000\n"
 	for _, a := range addrs {
 		l.hub.do("route", h.ns, a)
 		batch += "addr add " + a + " dev wan" + nodad(a) + "\n"
@@ -140,6 +140,7 @@ type labHost struct {
 	ns string
 
 	router *labRouter // that it is behind; nil for routers and coordinator
+	dev    string     // with which it is plugged in
 	addr4  string     // in its network, as is addr6; "" for none
 	addr6  string
 }

@@ -16,14 +16,15 @@ import (
 
 // A nodeConfig is what a node is made of.
 type nodeConfig struct {
-	id     *identity
-	trust  *trustStore // with an anchor
-	listen string      // UDP address, "" = any port
-	hold   time.Duration
-	beat   bool                // keep presence at the coordinator
-	ssh    *sshServer          // nil: may not be entered
-	busy   func() (end func()) // told of each link; may be nil
-	logf   func(level int, format string, args ...any)
+	id       *identity
+	trust    *trustStore // with an anchor
+	listen   string      // UDP address, "" = any port
+	hold     time.Duration
+	beat     bool                // keep presence at the coordinator
+	keepPort bool                // ask the router to keep a port open for us
+	ssh      *sshServer          // nil: may not be entered
+	busy     func() (end func()) // told of each link; may be nil
+	logf     func(level int, format string, args ...any)
 }
 
 // A node owns the socket and all that lives on it.
@@ -51,6 +52,7 @@ type node struct {
 	talk    *coordTalk            // guarded by mu
 	peers   *peerTable            // guarded by mu
 	nat     *natFinder            // guarded by mu
+	ports   *portMapper           // guarded by mu: nil unless keepPort, and behind a NAT
 	links   map[*link]bool        // guarded by mu
 	dials   map[deviceID]*dialing // guarded by mu
 	changed chan struct{}         // guarded by mu: closed and made anew when paths or links change
@@ -71,7 +73,20 @@ func (n *node) candidates() []netip.AddrPort {
 	if !bound.Addr().IsUnspecified() {
 		return []netip.AddrPort{netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())}
 	}
-	return localCandidates(bound.Port())
+	own := localCandidates(bound.Port())
+	if at := n.mapped(); at.IsValid() {
+		own = append([]netip.AddrPort{at}, own...)
+	}
+	return own
+}
+
+// mapped is the port that the router keeps open for us, if any.
+func (n *node) mapped() netip.AddrPort {
+	if n.ports == nil {
+		return netip.AddrPort{}
+	}
+	at, _ := n.ports.mapped()
+	return at
 }
 
 // spawn runs f in a goroutine that close waits for; not once close has begun.

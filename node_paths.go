@@ -22,6 +22,9 @@ func (n *node) tellLocked(now time.Time, q *peerProc) {
 	q.finder.tell = false
 	s := &q.note
 	s.nonce, s.had, s.began, s.sent = rand.Uint64(), false, now, 0
+	if !q.finder.doubt.IsZero() {
+		n.talk.beatAgain(now) // where are we now?
+	}
 	if n.nat.refresh(now) {
 		s.nonce = 0
 	}
@@ -82,8 +85,8 @@ func (n *node) relayed(now time.Time, m *relayedMsg) {
 	}
 	n.logf(3, "note %x from %s, by the coordinator seen at %v: %v, moved %v", note.nonce>>48, q.keys.deviceID(), m.observed, note.addrs, note.moved)
 	s := &q.note
-	anew := note.nonce != s.theirs
-	s.theirs, s.nat = note.nonce, note.nat
+	anew := note.nonce != s.theirs || m.observed != s.from
+	s.theirs, s.from, s.nat = note.nonce, m.observed, note.nat
 	s.seen = nil
 	for _, a := range note.addrs {
 		if !slices.Contains(n.candidates(), a) {
@@ -124,8 +127,37 @@ func (n *node) natChanged(now time.Time) {
 	n.poke()
 }
 
-// mapped is the port that the router keeps open for us, if any.
-func (n *node) mapped() netip.AddrPort { return netip.AddrPort{} }
+// placed takes note of where the coordinator sees us now. n.mu is held.
+func (n *node) placed(now time.Time, at netip.AddrPort) {
+	n.logf(0, "the coordinator knows this machine, at %v", at)
+	if n.nat.seen[0].IsValid() && n.nat.seen[0] != at {
+		n.nat.start(now, true)
+	}
+	if n.keepPort && n.ports == nil && !n.closed && behindNAT(at.Addr()) {
+		n.ports = newPortMapper(n.mux.port(), n.logf, n.portChanged)
+		n.running.Go(func() { n.ports.run(n.life) })
+	}
+}
+
+// behindNAT reports whether an address at which we are seen is none of ours: only
+// then is there a router to be asked for a port.
+func behindNAT(seen netip.Addr) bool {
+	return seen.Is4() && !seen.IsLoopback() &&
+		!slices.ContainsFunc(machineAddrs(), func(p netip.Prefix) bool { return p.Addr() == seen })
+}
+
+// portChanged tells the coordinator and peers of another mapped port.
+func (n *node) portChanged() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	at, by := n.ports.mapped()
+	n.logf(2, "the router keeps %v open for us (%s)", at, by)
+	n.talk.beatSoon()
+	for _, q := range n.peers.byVirtual {
+		n.tellLocked(time.Now(), q)
+	}
+	n.poke()
+}
 
 // roam acts on a change of our own network: the coordinator and every peer
 // learn where we are now, and all paths are tried.
@@ -133,9 +165,12 @@ func (n *node) roam(now time.Time, why string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.logf(2, "network: %s", why)
-	n.talk.at.local = netip.Addr{}
+	n.talk.at = udpSource{} // any of its addresses may be the one that is reached
 	n.talk.beatSoon()
 	n.nat.start(now, true)
+	if n.ports != nil {
+		n.ports.again()
+	}
 	for _, q := range n.peers.byVirtual {
 		q.finder.roam(now)
 	}

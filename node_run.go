@@ -57,7 +57,7 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		cands: n.candidates,
 		calls: map[callID]*coordCall{}, rings: map[callID]time.Time{}, left: map[instanceID]replayWindow{}, echoes: map[uint64]*echoCall{},
 		onHead: n.headSeen, onRing: n.rung, onRelayed: n.relayed,
-		onPlace:   func(at netip.AddrPort) { n.logf(0, "the coordinator knows this machine, at %v", at) },
+		onPlace:   n.placed,
 		onRefused: func(m *refuseMsg) { n.logf(0, "coordinator: %v", refusalOf(m, "this machine")) },
 	}
 	n.nat = &natFinder{echo: n.talk.echo, openSock: n.mux.openSock, closeSock: n.mux.closeSock, changed: n.natChanged}

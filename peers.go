@@ -54,9 +54,10 @@ type peerProc struct {
 
 // A noteState is the exchange of notes with one process.
 type noteState struct {
-	nonce  uint64 // of our last one, 0 = none
-	theirs uint64 // of the last that came, 0 = none
-	had    bool   // the other end has ours
+	nonce  uint64         // of our last one, 0 = none
+	theirs uint64         // of the last that came, 0 = none
+	from   netip.AddrPort // where the coordinator saw its sender
+	had    bool           // the other end has ours
 	began  time.Time
 	sent   int
 	nat    natKind // theirs
@@ -271,6 +272,7 @@ type muxRouter struct {
 }
 
 func (r *muxRouter) send(b []byte, to udpSource)     { r.table.mux.send(b, to) }
+func (r *muxRouter) sendLow(b []byte, to udpSource)  { r.table.mux.sendLow(b, to) }
 func (r *muxRouter) admit(src udpSource)             { r.table.mux.admit(src, r.peer) }
 func (r *muxRouter) setPath(src udpSource) bool      { return r.peer.setPath(src) }
 func (r *muxRouter) trial(src udpSource, credit int) { r.peer.addTrial(src, credit) }

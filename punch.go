@@ -44,6 +44,9 @@ const (
 	// maxPathTries bounds the addresses known for one process, about 600 bytes
 	// each: those of three rounds, all strangers.
 	maxPathTries = 32
+	// shyWait is between the ping that opens our own NAT and those that go all the
+	// way: the other end has opened its own by then.
+	shyWait = 200 * ms
 	// idlePing keeps the hole open: most NATs forget a UDP binding after 30 s
 	// (RFC 4787, REQ-5, asks for 2 minutes; few obey). Up to a fifth is taken
 	// off at random.
@@ -64,6 +67,7 @@ const (
 // A pathRouter carries out what a pathFinder decides.
 type pathRouter interface {
 	send(b []byte, to udpSource)
+	sendLow(b []byte, to udpSource) // so that it dies before the other end's NAT
 	admit(src udpSource)
 	setPath(src udpSource) bool                      // zero: none
 	trial(src udpSource, credit int)                 // where packets may go without a path; bytes, negative = any
@@ -89,11 +93,12 @@ type pathTry struct {
 	own      bool // an interface of the peer has it
 	mapped   bool // the peer's router keeps it open
 	admitted bool
+	shy      bool // the first ping shall only open our own NAT
 	proved   bool
-	returned bool // has proved itself at least once
-	moved    bool // the peer says that it is here now
-	pings    int  // sent before it was vouched
-	credit   int  // bytes that it may still be sent while neither named nor returned
+	returned bool      // has proved itself at least once
+	pings    int       // sent before it was vouched
+	credit   int       // bytes that it may still be sent while neither named nor returned
+	movedAt  time.Time // when the peer last said that it is here now
 	rtt      time.Duration
 	start    time.Time   // of the round
 	step     int         // of pingTimes
@@ -173,7 +178,7 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 	if !slices.Contains(addrs, observed) && usableAddr(observed) {
 		f.named(now, observed, nil)
 		t := f.tries[udpKey{0, observed}]
-		t.moved = t.moved || moved
+		t.moves(now, moved)
 		if t != f.best {
 			t.restart(now)
 		}
@@ -182,9 +187,10 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 		if !usableAddr(a) {
 			continue
 		}
+		fresh := f.tries[udpKey{0, a}] == nil && f.hard.fresh && f.best == nil
 		t := f.know(now, udpSource{addr: a})
-		t.mapped = t.mapped || i == 0
-		t.moved = t.moved || moved
+		t.mapped, t.shy = t.mapped || i == 0, fresh
+		t.moves(now, moved)
 		if f.flight && !t.admitted && !t.named {
 			f.router.trial(t.src, flightCredit)
 		}
@@ -199,6 +205,13 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 		f.question(now)
 	}
 	f.tick(now)
+}
+
+// moves notes that the peer says it is here now, if it does.
+func (t *pathTry) moves(now time.Time, moved bool) {
+	if moved {
+		t.movedAt = now
+	}
 }
 
 // know returns what is known of an address, and makes room for a new one.
@@ -270,6 +283,12 @@ func (f *pathFinder) idleGap() time.Duration { return f.idle - rand.N(f.idle/5) 
 func (f *pathFinder) pingDue(now time.Time, t *pathTry) {
 	if t.proved {
 		f.pingProved(now, t)
+		return
+	}
+	if t.shy {
+		t.shy, t.start, t.next = false, now.Add(shyWait), now.Add(shyWait)
+		b, _ := f.box.pack(msgPing, &pingMsg{nonce: rand.Uint64()}, 0)
+		f.router.sendLow(b, t.src)
 		return
 	}
 	elapsed := now.Sub(t.start)
@@ -423,11 +442,12 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 			f.router.replay(from)
 		}
 	}
-	if m.moved && t != f.best && !t.moved {
-		t.moved, t.proved = true, false
+	if m.moved && t != f.best && (f.best == nil || !t.movedAt.After(f.best.movedAt)) {
+		t.movedAt, t.proved = now, false
 		f.askBack(now, t)
 		return
 	}
+	t.moves(now, m.moved)
 	switch {
 	case !t.proved && (first || t.next.IsZero()):
 		f.askBack(now, t)
@@ -487,19 +507,16 @@ func (f *pathFinder) choose(now time.Time, t *pathTry) {
 	}
 	t.missed, t.next = 0, now.Add(f.idleGap())
 	b := f.best
-	yields := b == nil || t.moved && !b.moved || b.missed >= 2 || f.moving && b.missed >= 1
+	yields := b == nil || t.movedAt.After(b.movedAt) || b.missed >= 2 || f.moving && b.missed >= 1
 	if !yields && !betterPath(t, b) {
 		return
 	}
-	again := b == nil || !f.doubt.IsZero() || t.moved
+	again := b == nil || !f.doubt.IsZero() || t.movedAt.After(b.movedAt)
 	if !f.since.IsZero() {
 		f.moves++
 	}
 	f.best, f.since, f.lostAt, f.rivalAt = t, now, time.Time{}, now
 	f.doubt, f.moving = time.Time{}, false
-	for _, o := range f.tries {
-		o.moved = false
-	}
 	f.router.logf("path is now %s %v, round trip %v", t.kind(), t.src.addr, t.rtt.Round(ms))
 	f.router.setPath(t.src)
 	if again {

@@ -273,7 +273,8 @@ func (f *pathFinder) sprayOne(sock, step int) {
 }
 
 // freshSock opens a socket that no NAT has seen, asks where it is seen and tries
-// the peer's addresses from it.
+// the peer's addresses from it: a NAT that has held our packets, or the other
+// end's, for its own may have given our port another number for this peer.
 func (f *pathFinder) freshSock(now time.Time) {
 	h := &f.hard
 	h.fresh = true
@@ -290,7 +291,7 @@ func (f *pathFinder) freshSock(now time.Time) {
 		for _, t := range f.tries {
 			if t.vouched && t.src.sock == 0 && len(f.tries) < maxPathTries {
 				n := f.know(now, udpSource{sock: i, addr: t.src.addr})
-				n.named, n.vouched = true, true
+				n.named, n.vouched, n.shy = true, true, true
 				n.restart(now)
 			}
 		}

@@ -67,6 +67,7 @@ func (e *punchEnd) mayPing(time.Time, netip.Addr) bool { return true }
 func (e *punchEnd) lives(netip.Addr)                   {}
 func (e *punchEnd) inUse() int                         { return e.using }
 func (e *punchEnd) shrink(s udpSource)                 { e.shrunk = append(e.shrunk, s.addr) }
+func (e *punchEnd) sendLow([]byte, udpSource)          {}
 func (e *punchEnd) logf(string, ...any)                {}
 func (e *punchEnd) failed() bool                       { return false }
 func (e *punchEnd) openSock() (int, error)             { e.socks++; return e.socks, nil }

@@ -26,9 +26,10 @@ var virtualNet = netip.MustParsePrefix("100::/64")
 
 const (
 	// maxReplay is how many of the last datagrams are kept per peer, to be
-	// sent again when a path returns or a new address may be tried: the two
-	// of a first flight with a post-quantum key share, and two more.
-	maxReplay = 4
+	// sent again when a path returns or a new address may be tried: what a
+	// typist and QUIC's probes send in a quarter of a second. Of small ones each
+	// takes its size, at most 18 KB in all.
+	maxReplay = 12
 	// maxSegment is the largest single datagram kept, in bytes.
 	maxSegment = 1500
 )
@@ -98,6 +99,14 @@ func (u *udpMux) port() uint16 {
 func (u *udpMux) send(b []byte, to udpSource) {
 	u.writeReal(b, udpMeta{}, to)
 }
+
+// sendLow sends b so that it passes our own NAT and dies before the other end's,
+// where systems can: a NAT that takes early packets of strangers ill is told
+// nothing, and ours lets the other end in.
+func (u *udpMux) sendLow(b []byte, to udpSource) { u.writeReal(b, udpMeta{low: true}, to) }
+
+// lowTTL is how many routers such a packet passes: a home's and a carrier's.
+const lowTTL = 5
 
 // A udpPeer is one peer process as QUIC sees it.
 type udpPeer struct {
@@ -291,6 +300,7 @@ type udpMeta struct {
 	segment int  // bytes a datagram, 0 = b is one
 	ecn     byte // the two ECN bits
 	setECN  bool
+	low     bool // not to leave our own side: see sendLow
 }
 
 // writePeer sends what QUIC wrote to a virtual address.

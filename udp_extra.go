@@ -29,6 +29,7 @@ var errTooManySocks = errors.New("too many sockets are open for hard NATs")
 type udpExtra struct {
 	socks   map[int]*net.UDPConn // guarded by the mux's mu
 	last    int                  // guarded by the mux's mu: an index is never used twice
+	closed  bool                 // guarded by the mux's mu
 	readers sync.WaitGroup
 	queue   chan udpQueued
 	woken   atomic.Bool // the main read's deadline is in the past for the queue
@@ -45,7 +46,10 @@ type udpQueued struct {
 func (u *udpMux) openSock() (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(u.socks) >= maxExtraSocks {
+	switch {
+	case u.closed:
+		return 0, net.ErrClosed
+	case len(u.socks) >= maxExtraSocks:
 		return 0, errTooManySocks
 	}
 	bound := u.UDPConn.LocalAddr().(*net.UDPAddr)
@@ -85,6 +89,7 @@ func (u *udpMux) connOf(i int) *net.UDPConn {
 func (u *udpMux) Close() error {
 	err := u.UDPConn.Close()
 	u.mu.Lock()
+	u.closed = true
 	for i, c := range u.socks {
 		c.Close()
 		delete(u.socks, i)

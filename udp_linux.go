@@ -300,6 +300,11 @@ func controlFor(b []byte, m udpMeta, to udpSource) []byte {
 			b = appendControl(b, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, info[:])
 		}
 	}
+	if ttl := binary.NativeEndian.AppendUint32(nil, lowTTL); m.low && v4 {
+		b = appendControl(b, unix.IPPROTO_IP, unix.IP_TTL, ttl)
+	} else if m.low {
+		b = appendControl(b, unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT, ttl)
+	}
 	if m.segment > 0 {
 		b = appendControl(b, unix.IPPROTO_UDP, unix.UDP_SEGMENT, binary.NativeEndian.AppendUint16(nil, uint16(m.segment)))
 	}

@@ -17,7 +17,7 @@ func TestUDPControlMessagesFollowTheRealFamily(t *testing.T) {
 	} {
 		oob := controlFor(nil, udpMeta{segment: 1200, ecn: 2, setECN: true}, c.to)
 		m, local := metaOf(oob)
-		if m != (udpMeta{1200, 2, true}) || local != c.to.local {
+		if m != (udpMeta{1200, 2, true, false}) || local != c.to.local {
 			t.Errorf("%v: %+v from %v", c.to.addr, m, local)
 		}
 		msgs, err := unix.ParseSocketControlMessage(oob)
@@ -25,7 +25,7 @@ func TestUDPControlMessagesFollowTheRealFamily(t *testing.T) {
 			t.Errorf("%v: %+v, %v", c.to.addr, msgs, err)
 		}
 		n := stripPacketInfo(oob)
-		if m, local := metaOf(oob[:n]); local.IsValid() || m != (udpMeta{1200, 2, true}) {
+		if m, local := metaOf(oob[:n]); local.IsValid() || m != (udpMeta{1200, 2, true, false}) {
 			t.Errorf("%v: stripped to %+v from %v", c.to.addr, m, local)
 		}
 	}

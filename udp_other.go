@@ -69,10 +69,10 @@ func (p *udpPlain) WriteTo(b []byte, addr net.Addr) (int, error) {
 
 // writeReal sends b to a real address. It returns only errors that QUIC must
 // see; sent is false too when b was lost to another one.
-func (u *udpMux) writeReal(b []byte, _ udpMeta, to udpSource) (sent bool, err error) {
+func (u *udpMux) writeReal(b []byte, m udpMeta, to udpSource) (sent bool, err error) {
 	conn := u.connOf(to.sock)
-	if conn == nil {
-		return false, nil // its time was over
+	if conn == nil || m.low {
+		return false, nil // its time was over, or it cannot be done
 	}
 	_, err = conn.WriteToUDPAddrPort(b, to.addr)
 	if err != nil && isTransient(err) {

@@ -236,15 +236,18 @@ func TestUDPUnnamedSourceGetsThreefold(t *testing.T) {
 
 func TestUDPKeepsTheLastDatagrams(t *testing.T) {
 	p := &udpPeer{}
-	for i := range 6 {
-		p.keepLocked(bytes.Repeat([]byte{byte(i)}, 10), 0)
+	var want []byte
+	for i := range byte(maxReplay + 2) {
+		p.keepLocked(bytes.Repeat([]byte{i}, 10), 0)
+		want = append(want, i)
 	}
-	p.keepLocked(append(bytes.Repeat([]byte{7}, 100), bytes.Repeat([]byte{8}, 100)...), 100)
+	p.keepLocked(append(bytes.Repeat([]byte{77}, 100), bytes.Repeat([]byte{88}, 100)...), 100)
+	want = append(want[4:], 77, 88)
 	var got []byte
 	for i := range maxReplay {
 		got = append(got, p.replay[(p.at+i)%maxReplay][0])
 	}
-	if !bytes.Equal(got, []byte{4, 5, 7, 8}) {
+	if !bytes.Equal(got, want) {
 		t.Errorf("kept %v", got)
 	}
 	p.keepLocked(make([]byte, 64<<10), 1000)

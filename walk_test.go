@@ -162,7 +162,7 @@ func TestWalkDeadClientIsHungUp(t *testing.T) {
 	}
 	defer pipe.Close()
 	waitUntil(t, func() bool { return strings.Contains(log.String(), "is up") }) // at attic, too
-	c.node.mux.UDPConn.Close()                                                   // what kill -9 looks like from outside
+	c.node.mux.Close()                                                           // what kill -9 looks like from outside
 	began := time.Now()
 	waitWithin(t, 15*time.Second, func() bool { return strings.Contains(log.String(), "has ended: ") })
 	if took := time.Since(began); took < 3*time.Second || took > 10*time.Second {
@@ -180,7 +180,7 @@ func TestWalkNewProcessEndsTheOldOnesLink(t *testing.T) {
 	if _, err := w.exec(dead, "attic", "true"); err != nil {
 		t.Fatal(err)
 	}
-	dead.node.mux.UDPConn.Close()
+	dead.node.mux.Close()
 	if _, err := w.exec(w.laptop.client(), "attic", "true"); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestWalkNewDeviceProcessEndsTheLinkToTheOldOne(t *testing.T) {
 	}
 	defer pipe.Close()
 	waitUntil(t, func() bool { return len(old.liveLinks()) == 1 })
-	old.mux.UDPConn.Close() // kill -9
+	old.mux.Close() // kill -9
 	attic.serve()
 	// Data tells the client at once that nobody answers; nothing but the
 	// coordinator can tell it that another process serves now.

@@ -27,6 +27,7 @@ type port struct {
 	tun    *os.File
 	delay  time.Duration
 	loss   float64 // percent
+	burst  float64 // packets lost in a row, on average; below 1 counts as 1
 	rate   float64 // bits a second
 	mtu    int
 	silent bool
@@ -38,6 +39,7 @@ type port struct {
 	getting time.Time // and inwards
 	in, out int       // packets from and to the namespace
 	lost    int
+	losing  bool // in a burst
 }
 
 type route struct {
@@ -199,7 +201,7 @@ func narrower(a, b *port) (limit int, silent bool) {
 
 // send queues a packet between two ports. h.mu is held.
 func (h *hub) send(now time.Time, from, to *port, b []byte) {
-	if rand.Float64()*100 < from.loss || rand.Float64()*100 < to.loss {
+	if from.loses() || to.loses() {
 		from.lost++
 		return
 	}
@@ -215,6 +217,18 @@ func (h *hub) send(now time.Time, from, to *port, b []byte) {
 	if h.queue[0].seq == h.seq {
 		h.setTimer(now)
 	}
+}
+
+// loses draws whether a packet is lost: bursts begin and end at random, so that
+// the share lost is the port's (Gilbert's model).
+func (p *port) loses() bool {
+	share, burst := p.loss/100, max(p.burst, 1)
+	if p.losing {
+		p.losing = rand.Float64() < 1-1/burst
+	} else {
+		p.losing = share > 0 && rand.Float64() < share/(burst*(1-share))
+	}
+	return p.losing
 }
 
 // line takes a line of a rate for n bytes, and says when they have passed. A

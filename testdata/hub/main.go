@@ -10,6 +10,7 @@
 //	route NS PREFIX     packets to PREFIX go there; unroute NS PREFIX
 //	delay NS DURATION   one way, each way
 //	loss NS PERCENT     of the packets, each way, at random
+//	burst NS LENGTH     packets lost in a row, on average
 //	rate NS BITS        a second, each way; 0 for no limit
 //	mtu NS BYTES        larger packets draw an ICMP error or are cut up, as
 //	                    real routers do; 0 for no limit
@@ -82,6 +83,8 @@ func (h *hub) set(p *port, what, value string) (err error) {
 		p.delay, err = time.ParseDuration(value)
 	case "loss":
 		p.loss, err = strconv.ParseFloat(value, 64)
+	case "burst":
+		p.burst, err = strconv.ParseFloat(value, 64)
 	case "rate":
 		p.rate, err = strconv.ParseFloat(value, 64)
 	case "mtu", "hole":
