@@ -68,9 +68,10 @@ qemu: ## the demo's walkthrough on emulated mipsle and arm
 	testdata/qemu.sh '$(LDFLAGS)'
 
 # With the scripts and the judge's quick tests: here the built program takes them.
+# A million datagrams of junk and 100 MB each way are among them: a minute.
 judge: build ## the program as built, with stock clients, kill -9 and /proc
 	testdata/tools.sh test
-	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio $(GO) test -timeout 10m -v -run '^(TestScripts|TestJudge|TestSlow)' .
+	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio $(GO) test -timeout 12m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
 
 # As root, Linux only: network namespaces, nftables, TUN. Tables and the logs of
 # failures are left in dist/lab.

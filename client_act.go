@@ -2,27 +2,209 @@ package main
 
 // This file is how a verb changes the account: it brings this machine's copy
 // of the log up to date, has the person agree and sign, and hands the record
-// in. It signs nothing that the person has not seen in its final form.
+// in. It signs nothing that the person has not seen in its final form. The key is
+// in a file, in an ssh-agent, or the recovery key from paper.
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 )
 
-// warn tells the person something that does not stop the verb.
-func (p *program) warn(err error) {
-	fmt.Fprintf(p.err, "warning: %s\n", printable(err.Error()))
-	if hint := hintOf(err); hint != "" {
-		fmt.Fprintf(p.err, "hint: %s\n", printable(hint))
+// signerFile, in the state directory, holds the path of the key that account
+// create was given: the one that signs unless another is named.
+const signerFile = "signer"
+
+// A signerChoice is what the flags say about who signs.
+type signerChoice struct {
+	key      *string
+	recovery *bool
+}
+
+// keyFlag is for statements that the recovery key cannot sign.
+func keyFlag(f *flag.FlagSet) signerChoice {
+	return signerChoice{
+		key:      f.String("key", "", "sign with the key in `file`; FILE.pub: with that key in the ssh-agent (default the one of account create)"),
+		recovery: new(bool),
 	}
 }
+
+func signerFlags(f *flag.FlagSet) signerChoice {
+	c := keyFlag(f)
+	c.recovery = f.Bool("recovery", false, "sign with the recovery key, which is asked for")
+	return c
+}
+
+// open returns what signs.
+func (c signerChoice) open(ctx context.Context, p *program, dir string) (sshStmtSigner, error) {
+	if *c.recovery {
+		if *c.key != "" {
+			return sshStmtSigner{}, usageError("-key or -recovery, not both")
+		}
+		k, err := p.askRecoveryKey(ctx)
+		return k, err
+	}
+	file := *c.key
+	if file == "" {
+		b, err := os.ReadFile(filepath.Join(dir, signerFile))
+		if errors.Is(err, os.ErrNotExist) {
+			return sshStmtSigner{}, withHint(usageError("no key to sign with is known here"), "name it with -key FILE")
+		}
+		if err != nil {
+			return sshStmtSigner{}, err
+		}
+		file = strings.TrimSpace(string(b))
+	}
+	return openSigner(ctx, p, file)
+}
+
+// rememberSigner makes file the key that signs from now on. It may be run from
+// anywhere.
+func rememberSigner(dir, file string) error {
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(dir, signerFile), []byte(abs+"\n"), 0o600)
+}
+
+func (p *program) askRecoveryKey(ctx context.Context) (sshStmtSigner, error) {
+	b, err := p.secret(ctx, "recovery key")
+	if err != nil {
+		return sshStmtSigner{}, err
+	}
+	k, err := parseRecoveryKey(string(b))
+	if err != nil {
+		return sshStmtSigner{}, err
+	}
+	return k.signer(), nil
+}
+
+// openSigner reads a private key, or finds the agent's key that a public one
+// names.
+func openSigner(ctx context.Context, p *program, file string) (sshStmtSigner, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return sshStmtSigner{}, fmt.Errorf("signing key: %w", err)
+	}
+	var key ssh.Signer
+	if pub, _, _, _, pubErr := ssh.ParseAuthorizedKey(b); pubErr == nil {
+		key, err = agentSigner(p, pub)
+	} else {
+		key, err = privateKey(ctx, p, file, b)
+	}
+	if err == nil {
+		_, err = parseSSHKeyBlob(key.PublicKey().Marshal())
+	}
+	if err != nil {
+		return sshStmtSigner{}, fmt.Errorf("signing key %s: %w", file, err)
+	}
+	return sshStmtSigner{key}, nil
+}
+
+// maxTries is how often a passphrase may be mistyped.
+const maxTries = 3
+
+// privateKey opens a key file, with its passphrase where it has one.
+func privateKey(ctx context.Context, p *program, file string, b []byte) (ssh.Signer, error) {
+	key, err := ssh.ParsePrivateKey(b)
+	locked := (*ssh.PassphraseMissingError)(nil)
+	for range maxTries {
+		if !errors.As(err, &locked) && !errors.Is(err, x509.IncorrectPasswordError) {
+			break
+		}
+		if errors.Is(err, x509.IncorrectPasswordError) {
+			fmt.Fprintln(p.err, "that is not the passphrase")
+		}
+		typed, askErr := p.secret(ctx, "passphrase of "+file)
+		if askErr != nil {
+			return nil, askErr
+		}
+		key, err = ssh.ParsePrivateKeyWithPassphrase(b, typed)
+	}
+	switch {
+	case errors.Is(err, x509.IncorrectPasswordError):
+		return nil, errors.New("wrong passphrase")
+	case err != nil && strings.Contains(err.Error(), "unhandled key type"):
+		return nil, withHint(err, "a security key signs through the ssh-agent: -key %s.pub", file)
+	case err != nil && !strings.Contains(string(b), "PRIVATE KEY"):
+		return nil, errors.New("neither a private nor a public key of SSH")
+	}
+	return key, err
+}
+
+// An agentKey is a key that an ssh-agent holds.
+type agentKey struct {
+	pub  ssh.PublicKey
+	addr string
+	say  io.Writer
+}
+
+// agentSigner makes sure that the agent has the key.
+func agentSigner(p *program, pub ssh.PublicKey) (ssh.Signer, error) {
+	addr := os.Getenv("SSH_AUTH_SOCK")
+	if addr == "" {
+		addr = defaultAgent
+	}
+	if addr == "" {
+		return nil, withHint(errors.New("a public key, and no ssh-agent here that would have its private key"), "start one with ssh-agent, or name the private key's file")
+	}
+	k := &agentKey{pub, addr, p.err}
+	err := k.ask(func(a agent.ExtendedAgent) error {
+		keys, err := a.List()
+		if err != nil {
+			return err
+		}
+		for _, have := range keys {
+			if string(have.Blob) == string(pub.Marshal()) {
+				return nil
+			}
+		}
+		return withHint(errors.New("the ssh-agent does not have this key"), "add it with ssh-add")
+	})
+	return k, err
+}
+
+// ask connects anew each time: a person may take long between two signatures.
+func (k *agentKey) ask(f func(agent.ExtendedAgent) error) error {
+	conn, err := dialAgent(k.addr)
+	if err != nil {
+		return fmt.Errorf("ssh-agent: %w", err)
+	}
+	defer conn.Close()
+	if err := f(agent.NewClient(conn)); err != nil {
+		return fmt.Errorf("ssh-agent: %w", err)
+	}
+	return nil
+}
+
+func (k *agentKey) PublicKey() ssh.PublicKey { return k.pub }
+
+func (k *agentKey) Sign(_ io.Reader, data []byte) (sig *ssh.Signature, err error) {
+	if strings.HasPrefix(k.pub.Type(), "sk-") {
+		fmt.Fprintln(k.say, "touch the security key to sign")
+	}
+	err = k.ask(func(a agent.ExtendedAgent) error {
+		sig, err = a.Sign(k.pub, data)
+		return err
+	})
+	return sig, err
+}
+
+// warn tells the person something that does not stop the verb.
+func (p *program) warn(err error) { sayError(p.err, "warning", err) }
 
 // openClient opens the state directory of a machine that belongs to an
 // account, and tells what its owner must know.
@@ -46,6 +228,66 @@ func (p *program) openClient(d stateDir, verbose bool) (*client, error) {
 	return c, nil
 }
 
+// openState opens the state directory of any machine.
+func (p *program) openState(d stateDir) (dir string, id *identity, t *trustStore, err error) {
+	if dir, err = d.path(); err != nil {
+		return "", nil, nil, err
+	}
+	if id, err = loadIdentity(filepath.Join(dir, "identity")); err != nil {
+		return "", nil, nil, err
+	}
+	if t, err = openTrustStore(dir, p.now); err != nil {
+		return "", nil, nil, err
+	}
+	t.setLog(p.warn)
+	return dir, id, t, nil
+}
+
+// withState runs f with the account as this machine knows it.
+func (p *program) withState(d stateDir, f func(c *client) error) error {
+	c, err := p.openClient(d, false)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	return f(c)
+}
+
+// withClient runs f with this machine's state, until a signal.
+func withClient(ctx context.Context, p *program, dir stateDir, verbose bool, f func(ctx context.Context, c *client) error) error {
+	c, err := p.openClient(dir, verbose)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	return f(ctx, c)
+}
+
+// onDevice makes a verb of what reads its operands and what does the work. Its
+// own failures end it as those of ssh do.
+func onDevice[A any](f *flag.FlagSet, parse func(o operands) (A, error), do func(ctx context.Context, op sshOpener, files stdio, args A) error) verbRun {
+	dir, verbose := dirFlag(f), verboseFlag(f)
+	return func(ctx context.Context, p *program, o operands) error {
+		args, err := parse(o)
+		if err != nil {
+			return err
+		}
+		return linkFailure(withClient(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
+			return do(ctx, c, p.stdio, args)
+		}))
+	}
+}
+
+func verboseFlag(f *flag.FlagSet) *bool {
+	return f.Bool("v", false, "say how the device is reached")
+}
+
+func loginFlag(f *flag.FlagSet) *string {
+	return f.String("l", "", "`login` on the device; else of LOGIN@, else yours if it is listed, else the only one")
+}
+
 // An acting is a verb that may sign: the account here, and a connection to its
 // coordinator.
 type acting struct {
@@ -57,25 +299,17 @@ type acting struct {
 
 // withAccount runs f with the coordinator's newest log.
 func (p *program) withAccount(ctx context.Context, d stateDir, f func(ctx context.Context, a *acting) error) error {
-	c, err := p.openClient(d, false)
-	if err != nil {
-		return err
-	}
-	defer c.close()
-	ctx, stop := untilSignal(ctx)
-	defer stop()
-	err = c.withCoord(ctx, func(cc *coordClient) error {
-		pin, _ := c.trust.anchor()
-		a := &acting{c, p, cc, pin.acct}
-		if err := fetchInto(ctx, cc, c.trust); err != nil {
-			return fmt.Errorf("fetching the log: %w", err)
-		}
-		return f(ctx, a)
+	return p.withState(d, func(c *client) error {
+		return interruptible(ctx, func(ctx context.Context) error {
+			return c.withCoord(ctx, func(cc *coordClient) error {
+				pin, _ := c.trust.anchor()
+				if err := fetchInto(ctx, cc, c.trust); err != nil {
+					return fmt.Errorf("fetching the log: %w", err)
+				}
+				return f(ctx, &acting{c, p, cc, pin.acct})
+			})
+		})
 	})
-	if ctx.Err() != nil {
-		return endedBy(ctx)
-	}
-	return err
 }
 
 // act is withAccount for a verb that signs: the devices that can be reached

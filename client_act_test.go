@@ -2,12 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/pem"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // actTest is a world's first machine acting, and what it prints.
@@ -200,5 +205,67 @@ func TestGrant(t *testing.T) {
 		if !strings.HasPrefix(got, c.want) {
 			t.Errorf("%+v for %q: %q, want %q", c.wish, c.login, got, c.want)
 		}
+	}
+}
+
+// What another branch of the log takes away can be confirmed or revoked here.
+func TestActOnTheSuspended(t *testing.T) {
+	w := newTestWorld(t)
+	thief := trustTestKey("thief")
+	both := func(text []byte, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec, err := signRecord(text, w.owner, thief)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.must(w.trust.add(rec))
+		w.laptop.withCoord(func(ctx context.Context, c *coordClient) error { return c.append(ctx, w.acct(), rec) })
+	}
+	both(buildSignerAdd(w.trust.state(), trustTestLine(thief, "ds", "thief"), time.Now()))
+	fork := w.trust.state()
+	w.owner, thief = thief, w.owner // the thief signs alone
+	for _, name := range []string{"evil", "attic"} {
+		text, err := buildDeviceAdd(w.trust.state(), trustTestKeys(name), trustTestGrant(name), time.Now())
+		w.publish(text, err)
+	}
+	w.owner, thief = thief, w.owner
+	text, err := buildSignerRemove(fork, thief.id(), 0, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.trust.add(w.sign(text)); codeOf(err) != "fork" {
+		t.Fatal(err)
+	}
+	evil, attic := trustTestKeys("evil").deviceID(), trustTestKeys("attic").deviceID()
+	for _, called := range []string{"evil", string(evil)} {
+		if _, err := findDevice(w.trust.state(), called); codeOf(err) != "revoked" || !strings.Contains(hintOf(err), "sessio trust update "+string(evil)) {
+			t.Errorf("%s: %v, hint %q", called, err, hintOf(err))
+		}
+	}
+	block, err := ssh.MarshalPrivateKey(ed25519.NewKeyFromSeed(trustTestSeed("owner")), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, no := filepath.Join(t.TempDir(), "owner"), false
+	if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	by := signerChoice{&file, &no}
+	said, err := actTest(t, w, func(ctx context.Context, a *acting) error {
+		return errors.Join(a.update(ctx, by, string(attic), grantWish{}, false), a.revoke(ctx, by, []string{string(evil)}, "stolen"))
+	})
+	if err != nil || !strings.Contains(said, "confirming it") || !strings.Contains(said, "revoking it in this one") {
+		t.Errorf("%v, said %q", err, said)
+	}
+	w.trust.refresh()
+	st := w.trust.state()
+	if dev, ok := st.deviceByName("attic"); !ok || st.suspended(attic) || dev.id != attic {
+		t.Errorf("attic is not confirmed: %+v", dev)
+	}
+	if dev, _ := st.device(evil); st.suspended(evil) || dev.reason != "stolen" {
+		t.Errorf("evil is not revoked: %+v", dev)
 	}
 }

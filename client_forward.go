@@ -2,24 +2,157 @@ package main
 
 // This file is the verb forward start: local ports whose connections come out
 // at the device. The listeners stay while the connection to the device is lost
-// and made again.
+// and made again. A person types [BIND:]PORT:HOST:PORT, with IPv6 addresses in
+// brackets, and paths of Unix sockets on either side.
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 )
 
+func forwardStartVerb() verb {
+	return verb{name: "forward start", usage: "[-l LOGIN] [-v] [LOGIN@]DEVICE [BIND:]PORT:HOST:PORT…", summary: "ports here that lead to addresses that the device reaches",
+		more: "BIND is the address to listen on here, localhost if left out. HOST is resolved on\nthe device. Each line printed is a port that answers; ^C ends them.",
+		setup: func(f *flag.FlagSet) verbRun {
+			user := loginFlag(f)
+			return onDevice(f, func(o operands) (forwardArgs, error) { return parseForwardOperands(o.all(), *user) }, cmdForward)
+		}}
+}
+
+// A forwardSpec is one local forward: connections to the local end come out at
+// the remote one.
+type forwardSpec struct {
+	local, remote forwardEnd
+}
+
+// A forwardEnd is a host and port, or the path of a Unix socket. An empty host
+// at the local end is loopback, "*" is every address.
+type forwardEnd struct {
+	path string
+	host string
+	port uint16
+}
+
+func (e forwardEnd) String() string {
+	if e.path != "" {
+		return e.path
+	}
+	return net.JoinHostPort(e.host, strconv.Itoa(int(e.port)))
+}
+
+// String is the form that parseForwardSpec reads.
+func (f forwardSpec) String() string {
+	local := f.local.path
+	if local == "" {
+		local = strconv.Itoa(int(f.local.port))
+		if f.local.host != "" {
+			local = f.local.String()
+		}
+	}
+	return local + ":" + f.remote.String()
+}
+
+// parseForwardSpec reads what -L of ssh takes.
+func parseForwardSpec(s string) (forwardSpec, error) {
+	f, err := splitForwardSpec(s)
+	if err != nil {
+		return forwardSpec{}, usageError("forward %q: %w", s, err)
+	}
+	return f, nil
+}
+
+func splitForwardSpec(s string) (f forwardSpec, err error) {
+	fields, err := forwardFields(s)
+	if err != nil {
+		return f, err
+	}
+	last := len(fields) - 1
+	remoteLen := 2
+	if isSocketPath(fields[last]) {
+		remoteLen = 1
+		f.remote.path = fields[last]
+	} else if last < 1 {
+		return f, errors.New("want [BIND:]PORT:HOST:PORT")
+	} else if f.remote, err = hostAndPort(fields[last-1], fields[last]); err != nil {
+		return f, err
+	}
+	if f.remote.path == "" && (f.remote.host == "" || f.remote.port == 0) {
+		return f, errors.New("the far end needs a host and a port other than 0")
+	}
+	switch local := fields[:len(fields)-remoteLen]; {
+	case len(local) == 1 && isSocketPath(local[0]):
+		f.local.path = local[0]
+	case len(local) == 1:
+		f.local, err = hostAndPort("", local[0])
+	case len(local) == 2:
+		f.local, err = hostAndPort(local[0], local[1])
+		if f.local.host == "" { // ":8080:…" is every address, as with ssh
+			f.local.host = "*"
+		}
+	default:
+		err = errors.New("want [BIND:]PORT:HOST:PORT")
+	}
+	return f, err
+}
+
+// forwardFields splits at colons outside of brackets, and takes the brackets
+// away.
+func forwardFields(s string) (fields []string, err error) {
+	for {
+		if !strings.HasPrefix(s, "[") {
+			field, rest, more := strings.Cut(s, ":")
+			if strings.ContainsAny(field, "[]") {
+				return nil, errors.New("a bracket inside of a field")
+			}
+			fields = append(fields, field)
+			if !more {
+				return fields, nil
+			}
+			s = rest
+			continue
+		}
+		field, rest, closed := strings.Cut(s[1:], "]")
+		if !closed || strings.Contains(field, "[") || field == "" {
+			return nil, errors.New("brackets do not match")
+		}
+		fields = append(fields, field)
+		if rest == "" {
+			return fields, nil
+		}
+		if rest[0] != ':' {
+			return nil, errors.New("a bracket inside of a field")
+		}
+		s = rest[1:]
+	}
+}
+
+func isSocketPath(s string) bool { return strings.Contains(s, "/") }
+
+func hostAndPort(host, port string) (forwardEnd, error) {
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || port != strconv.FormatUint(n, 10) {
+		return forwardEnd{}, fmt.Errorf("%q is not a port", port)
+	}
+	if strings.ContainsAny(host, "/ \t\r\n\x00") {
+		return forwardEnd{}, fmt.Errorf("%q is not a host", host)
+	}
+	return forwardEnd{host: host, port: uint16(n)}, nil
+}
+
 type forwardArgs struct {
-	device string // or user@device
-	user   string // of -l
+	target target
 	specs  []forwardSpec
 }
 
@@ -32,7 +165,7 @@ func parseForwardOperands(operands []string, user string) (forwardArgs, error) {
 	if err != nil {
 		return forwardArgs{}, err
 	}
-	args := forwardArgs{device: t.device, user: t.login}
+	args := forwardArgs{target: t}
 	for _, s := range operands[1:] {
 		f, err := parseForwardSpec(s)
 		if err != nil {
@@ -62,10 +195,6 @@ const maxForwarded = 256
 // cmdForward returns when ctx ends, on a signal, or when the device says no
 // for good. Once it has printed its lines, the ports answer.
 func cmdForward(ctx context.Context, op sshOpener, files stdio, args forwardArgs) error {
-	t, err := parseTarget(args.device, args.user)
-	if err != nil {
-		return err
-	}
 	for _, f := range args.specs {
 		if f.remote.path != "" {
 			return usageError("forward %q: a Unix socket on the device cannot be reached yet, a port can", f)
@@ -73,6 +202,7 @@ func cmdForward(ctx context.Context, op sshOpener, files stdio, args forwardArgs
 	}
 	ctx, stop := untilSignal(ctx)
 	defer stop()
+	t := args.target
 	fw := &forwarder{op: op, target: t, log: files.err,
 		slots: make(chan struct{}, maxForwarded), change: make(chan struct{})}
 	first, err := dialSSH(ctx, op, t.device, t.login)
@@ -302,4 +432,107 @@ func resetConn(conn net.Conn) {
 		tcp.SetLinger(0)
 	}
 	conn.Close()
+}
+
+// A forwardListener is one listening socket of a spec.
+type forwardListener struct {
+	net.Listener
+	spec forwardSpec
+}
+
+// listenAll opens every listener or none.
+func listenAll(specs []forwardSpec) (all []forwardListener, err error) {
+	for _, f := range specs {
+		listeners, err := listenForward(f.local)
+		for _, l := range listeners {
+			all = append(all, forwardListener{l, f})
+		}
+		if err != nil {
+			for _, l := range all {
+				l.Close()
+			}
+			return nil, fmt.Errorf("forward %s: %w", f, err)
+		}
+	}
+	return all, nil
+}
+
+// listenForward listens on one local end: a path, loopback in both families,
+// every address, or the one that is named.
+func listenForward(at forwardEnd) ([]net.Listener, error) {
+	switch {
+	case at.path != "":
+		return listenOne("unix", at.path)
+	case at.host == "" || at.host == "localhost":
+		return listenLoopback(at.port)
+	case at.host == "*":
+		return listenOne("tcp", net.JoinHostPort("", strconv.Itoa(int(at.port))))
+	}
+	return listenOne("tcp", at.String())
+}
+
+func listenOne(network, address string) ([]net.Listener, error) {
+	if network == "unix" {
+		removeStaleSocket(address)
+	}
+	l, err := net.Listen(network, address)
+	if err != nil {
+		return nil, err
+	}
+	if network == "unix" {
+		if err := os.Chmod(address, 0o600); err != nil {
+			l.Close()
+			return nil, err
+		}
+	}
+	return []net.Listener{l}, nil
+}
+
+// listenLoopback listens on 127.0.0.1 and ::1, so that "localhost" finds the
+// port whatever it resolves to. A machine without IPv6 has only the one. Port
+// 0 is any that is free in both.
+func listenLoopback(port uint16) ([]net.Listener, error) {
+	const tries = 16
+	for try := 1; ; try++ {
+		v4, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+		if err != nil {
+			return nil, err
+		}
+		v6, err := net.Listen("tcp6", net.JoinHostPort("::1", strconv.Itoa(v4.Addr().(*net.TCPAddr).Port)))
+		switch {
+		case err == nil:
+			return []net.Listener{v4, v6}, nil
+		case !hasIPv6Loopback():
+			return []net.Listener{v4}, nil
+		case port != 0 || try == tries:
+			v4.Close()
+			return nil, err
+		}
+		v4.Close()
+	}
+}
+
+func hasIPv6Loopback() bool {
+	l, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		return false
+	}
+	l.Close()
+	return true
+}
+
+// removeStaleSocket removes a socket that nobody listens on any more, the
+// leaving of a process that was killed. It removes nothing else.
+func removeStaleSocket(path string) {
+	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeSocket {
+		return
+	}
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		conn.Close()
+		return
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		os.Remove(path)
+	}
 }

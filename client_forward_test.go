@@ -264,7 +264,7 @@ func TestForwardFinalRefusal(t *testing.T) {
 		p.cut()
 	})
 	_, _, err := sshcFiles(t, nil, func(files stdio) error {
-		return cmdForward(t.Context(), p, files, forwardArgs{device: "attic",
+		return cmdForward(t.Context(), p, files, forwardArgs{target: target{device: "attic"},
 			specs: []forwardSpec{{forwardEnd{path: path}, forwardEnd{host: "127.0.0.1", port: 1}}}})
 	})
 	watcher.Wait()

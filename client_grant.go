@@ -1,11 +1,17 @@
 package main
 
-// This file reads what a device shall be allowed: the flags of ticket, trust
-// sign and trust update.
+// This file knows what a device shall be allowed: by the flags of ticket, trust
+// sign and trust update, and by the ticket that it joins with, of which the
+// machine that made it keeps the secret and the wish.
 
 import (
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -131,4 +137,75 @@ func listOr(list []string, none string) string {
 		return none
 	}
 	return strings.Join(list, ",")
+}
+
+// keepTickets is how long a copy is kept: as long as its bearer may wait for a
+// signature, and a day more.
+const keepTickets = pendingLife + 24*time.Hour
+
+// A ticketCopy is what this machine knows of a ticket that it made.
+type ticketCopy struct {
+	Secret string    `json:"secret"`
+	Made   time.Time `json:"made"`
+	Grant  grantWish `json:"grant"`
+
+	secret ticketSecret
+	file   string
+}
+
+func ticketFile(dir string, secret ticketSecret) string {
+	hash := hashTicket(secret)
+	return filepath.Join(dir, "tickets", base32Lower.EncodeToString(hash[:]))
+}
+
+func (t *ticketCopy) save(dir string) error {
+	t.Secret, t.file = base32Lower.EncodeToString(t.secret[:]), ticketFile(dir, t.secret)
+	b, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(t.file), 0o700); err != nil {
+		return err
+	}
+	return replaceFile(t.file, append(b, '\n'), 0o600)
+}
+
+// loadTicket finds the copy of the ticket with this hash; nil if it was not
+// made here.
+func loadTicket(dir string, hash ticketHash) (*ticketCopy, error) {
+	file := filepath.Join(dir, "tickets", base32Lower.EncodeToString(hash[:]))
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := &ticketCopy{file: file}
+	if err := json.Unmarshal(b, t); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	if !decodeWord(t.secret[:], t.Secret) || hashTicket(t.secret) != hash {
+		return nil, fmt.Errorf("%s: not the ticket that it should be", file)
+	}
+	return t, nil
+}
+
+// dropOldTickets removes copies that nobody can join by any more.
+func dropOldTickets(dir string, now time.Time) {
+	files, _ := filepath.Glob(filepath.Join(dir, "tickets", "*"))
+	for _, f := range files {
+		if info, err := os.Stat(f); err == nil && now.Sub(info.ModTime()) > keepTickets {
+			os.Remove(f)
+		}
+	}
+}
+
+// waitingName is what a device that waits for a signature is called: as our
+// ticket says, else as it asks.
+func waitingName(dir string, j pendingJoin) string {
+	if t, err := loadTicket(dir, j.ticket); err == nil && t != nil && t.Grant.Name != "" {
+		return t.Grant.Name
+	}
+	return j.name
 }

@@ -48,17 +48,17 @@ func TestSSHCHelper(t *testing.T) {
 	line, ctx := os.Getenv("SSHC_LINE"), context.Background()
 	switch verb {
 	case "shell":
-		err = cmdShell(ctx, op, files, shellArgs{device: "attic"})
+		err = cmdShell(ctx, op, files, target{device: "attic"})
 	case "run":
 		err = cmdRun(ctx, op, files, runArgs{devices: []string{"attic"}, line: line})
 	case "run -t":
 		err = cmdRun(ctx, op, files, runArgs{devices: []string{"attic"}, line: line, tty: true})
 	case "proxy":
-		err = cmdProxy(ctx, op, files, proxyArgs{device: "attic"})
+		err = cmdProxy(ctx, op, files, target{device: "attic"})
 	case "forward":
 		var f forwardSpec
 		if f, err = parseForwardSpec(line); err == nil {
-			err = cmdForward(ctx, op, files, forwardArgs{device: "attic", specs: []forwardSpec{f}})
+			err = cmdForward(ctx, op, files, forwardArgs{target: target{device: "attic"}, specs: []forwardSpec{f}})
 		}
 	case "panic":
 		tty := terminalOf(files)
@@ -144,7 +144,7 @@ func (s *sshcTerminal) size(cols, rows uint16) {
 
 func (s *sshcTerminal) modes() unix.Termios {
 	s.t.Helper()
-	tio, err := unix.IoctlGetTermios(int(s.tty.Fd()), ioctlGetModes)
+	tio, err := unix.IoctlGetTermios(int(s.tty.Fd()), ioctlGetTermios)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -74,7 +74,7 @@ func TestShellOnOurServer(t *testing.T) {
 	term := sshcOpenTerminal(t)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- cmdShell(t.Context(), sshcPair(t, sshcAllCaps...), stdio{term.tty, term.tty, term.tty}, shellArgs{device: "attic"})
+		ended <- cmdShell(t.Context(), sshcPair(t, sshcAllCaps...), stdio{term.tty, term.tty, term.tty}, target{device: "attic"})
 	}()
 	term.keys("exec sh\rstty size; stty -a | grep -o 'intr = ..'; echo up-$((40+2))\r")
 	term.expect("31 97")
@@ -92,7 +92,7 @@ func TestShellOnOurServer(t *testing.T) {
 func TestShellWithoutPtyIsRefused(t *testing.T) {
 	term := sshcOpenTerminal(t)
 	p := sshcPair(t, slices.DeleteFunc(slices.Clone(sshcAllCaps), func(c string) bool { return c == "pty" })...)
-	err := cmdShell(t.Context(), p, stdio{term.tty, term.tty, term.tty}, shellArgs{device: "attic"})
+	err := cmdShell(t.Context(), p, stdio{term.tty, term.tty, term.tty}, target{device: "attic"})
 	if err == nil || exitStatus(err) == 0 {
 		t.Errorf("%v", err)
 	}

@@ -64,7 +64,7 @@ func TestProxyEnds(t *testing.T) {
 			}()
 			out, _, err := sshcFiles(t, in, func(files stdio) error {
 				defer keyboard.Close()
-				return cmdProxy(t.Context(), device, files, proxyArgs{device: "attic"})
+				return cmdProxy(t.Context(), device, files, target{device: "attic"})
 			})
 			if err != nil || typed != "" && string(out) != "hello" {
 				t.Errorf("%q, %v", out, err)
@@ -75,7 +75,7 @@ func TestProxyEnds(t *testing.T) {
 
 func TestProxyNoDevice(t *testing.T) {
 	p := &sshcPeer{fail: func(int) error { return coded("unknown-device", "no such device") }}
-	err := cmdProxy(t.Context(), p, stdio{}, proxyArgs{device: "alice@gone"})
+	err := cmdProxy(t.Context(), p, stdio{}, target{device: "gone"})
 	if exitStatus(err) != 1 || err.Error() != "connecting to gone: no such device" {
 		t.Errorf("%v", err)
 	}
@@ -87,7 +87,7 @@ func TestProxyLinkLost(t *testing.T) {
 	in, keyboard := io.Pipe()
 	_, _, err := sshcFiles(t, in, func(files stdio) error {
 		defer keyboard.Close()
-		return cmdProxy(t.Context(), device, files, proxyArgs{device: "attic"})
+		return cmdProxy(t.Context(), device, files, target{device: "attic"})
 	})
 	if err == nil || !strings.Contains(err.Error(), "proxy to attic: closed by the device") {
 		t.Errorf("%v", err)

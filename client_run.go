@@ -1,17 +1,89 @@
 package main
 
-// This file is the verb run: a command on one device as if it ran here, or on
-// several at once with every line marked by its device.
+// This file is the verbs that run something on a device:
+//
+// 	shell   a login shell on a pty, or on plain streams when standard input is
+// 	        no terminal, as with ssh
+// 	run     a command on one device as if it ran here, or on several at once
+// 	        with every line marked by its device
+// 	proxy   standard input and output joined to a device's SSH server, for
+// 	        ProxyCommand of a stock ssh
 
 import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"sync"
 )
+
+func shellVerb() verb {
+	return verb{name: "shell", usage: "[-l LOGIN] [-v] [LOGIN@]DEVICE", summary: "a login shell on a device",
+		more: "At the start of a line ~. ends the link and ~? shows what else there is. The\nexit status is the shell's, or 255 when there is no link.",
+		setup: func(f *flag.FlagSet) verbRun {
+			user := loginFlag(f)
+			return onDevice(f, func(o operands) (target, error) { return parseShellOperands(o.all(), *user) }, cmdShell)
+		}}
+}
+
+func runVerb() verb {
+	return verb{name: "run", usage: "[-t] [-j N] [-l LOGIN] [-v] [LOGIN@]DEVICE… -- CMD ARG…", summary: "a command on one device or several", command: true,
+		more: "Behind -- one word is a line for the device's shell, and several words arrive as\nexactly those arguments. Without -- the first word is the device and the rest the\ncommand. With several devices each line of output begins with the device's name,\nand the exit status is the worst.",
+		setup: func(f *flag.FlagSet) verbRun {
+			user := loginFlag(f)
+			tty := f.Bool("t", false, "run it on a terminal")
+			jobs := f.Int("j", 0, "`devices` at once (default 16)")
+			return onDevice(f, func(o operands) (runArgs, error) {
+				devices, line, err := parseRunOperands(o.before, o.after, o.dashed)
+				if err == nil && *jobs < 0 {
+					err = usageError("-j %d: at least 1", *jobs)
+				}
+				return runArgs{devices, line, *tty, *jobs, *user}, err
+			}, cmdRun)
+		}}
+}
+
+func proxyVerb() verb {
+	return verb{name: "proxy", usage: "[-v] [LOGIN@]DEVICE [PORT]", summary: "the device's SSH on standard input and output, for ssh's ProxyCommand",
+		setup: func(f *flag.FlagSet) verbRun {
+			return onDevice(f, func(o operands) (target, error) { return parseProxyOperands(o.all()) }, cmdProxy)
+		}}
+}
+
+// parseShellOperands reads [user@]DEVICE.
+func parseShellOperands(operands []string, user string) (target, error) {
+	if len(operands) != 1 {
+		return target{}, usageError("shell takes one device; run starts a command")
+	}
+	return parseTarget(operands[0], user)
+}
+
+func cmdShell(ctx context.Context, op sshOpener, files stdio, t target) error {
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	spec := sessionSpec{env: sessionEnv(os.Environ())}
+	st := streamsOf(files)
+	if st.tty != nil {
+		spec.pty = ptyRequestFor(files)
+	}
+	return runSession(ctx, op, t, spec, st)
+}
+
+// streamsOf lends all three files to one session, with the escapes of a
+// terminal on standard input.
+func streamsOf(files stdio) streams {
+	st := streams{out: files.out, err: files.err, tty: terminalOf(files)}
+	if st.tty != nil {
+		st.in = st.tty.input
+	} else if files.in != nil {
+		st.in = newStdinReader(files.in)
+	}
+	return st
+}
 
 type runArgs struct {
 	devices []string // each DEVICE or user@DEVICE
@@ -120,10 +192,7 @@ func runOne(ctx context.Context, op sshOpener, files stdio, t target, spec sessi
 	out.flush()
 	var e *exitError
 	if said := errors.As(err, &e) && e.err == nil; err != nil && !said {
-		fmt.Fprintf(errs, "sessio: %s\n", printable(err.Error()))
-		if hint := hintOf(err); hint != "" {
-			fmt.Fprintf(errs, "hint: %s\n", printable(hint))
-		}
+		sayError(errs, "sessio", err)
 	}
 	errs.flush()
 	return exitStatus(err)
@@ -180,4 +249,62 @@ func (p *prefixWriter) flush() error {
 		p.broken(err)
 	}
 	return err
+}
+
+// parseProxyOperands reads [user@]DEVICE [PORT]. The port is what ssh's %p
+// stands for; a device has one SSH server, so that it selects nothing. The user
+// is ssh's business.
+func parseProxyOperands(operands []string) (target, error) {
+	if len(operands) < 1 || len(operands) > 2 {
+		return target{}, usageError("proxy takes a device and at most a port")
+	}
+	if len(operands) == 2 {
+		if n, err := strconv.ParseUint(operands[1], 10, 16); err != nil || n == 0 {
+			return target{}, usageError("%q is not a port", operands[1])
+		}
+	}
+	return parseTarget(operands[0], "")
+}
+
+// cmdProxy returns as soon as either direction has ended: ssh never closes the
+// input of its helper, it waits for the helper to go.
+func cmdProxy(ctx context.Context, op sshOpener, files stdio, t target) error {
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	pipe, err := op.openSSH(ctx, t.device)
+	if err != nil {
+		return dialError(ctx, t.device, err)
+	}
+	conn := newWatchedConn(pipe.Conn)
+	in := newStdinReader(files.in)
+	var up sync.WaitGroup
+	ended := make(chan error, 2)
+	up.Go(func() {
+		writeErr, readErr := copyChunks(conn, in)
+		if half, ok := pipe.Conn.(interface{ CloseWrite() error }); ok && writeErr == nil {
+			writeErr = half.CloseWrite()
+		}
+		ended <- errors.Join(writeErr, readErr)
+	})
+	go func() { // ends with the pipe, unless standard output takes nothing
+		writeErr, readErr := copyChunks(files.out, conn)
+		if writeErr != nil {
+			writeErr = brokenOutput(writeErr)
+		}
+		ended <- errors.Join(writeErr, readErr)
+	}()
+	defer up.Wait()
+	defer in.cancel()
+	defer conn.Close()
+	select {
+	case err = <-ended:
+	case <-pipe.lost:
+		err = pipe.lossReason()
+	case <-ctx.Done():
+		return endedBy(ctx)
+	}
+	if e := (*exitError)(nil); err == nil || errors.As(err, &e) {
+		return err
+	}
+	return fmt.Errorf("proxy to %s: %w", t.device, err)
 }

@@ -1,13 +1,16 @@
 package main
 
 // This file runs one shell or command over an SSH connection: its requests,
-// its three streams, and how it ends.
+// its three streams, and how it ends. A signal ends it in such a way that its
+// deferred work, the terminal above all, is done first.
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
@@ -244,30 +247,6 @@ func (s *remoteSession) awaitExit() (exit sessionExit) {
 	return exit
 }
 
-// sessionChunk is the copy size: the largest packet that SSH peers take, in
-// bytes.
-const sessionChunk = 32 << 10
-
-// copyChunks copies until r ends, through a buffer of its own: os.File's
-// ReadFrom would bring one of another size. The two sides' errors are apart.
-func copyChunks(w io.Writer, r io.Reader) (writeErr, readErr error) {
-	buf := make([]byte, sessionChunk)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 {
-			if _, err := w.Write(buf[:n]); err != nil {
-				return err, nil
-			}
-		}
-		if err == io.EOF {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-}
-
 // result is the verb's error for a session that is over.
 func (s *remoteSession) result() error {
 	switch {
@@ -326,4 +305,68 @@ func sessionEnv(environ []string) []string {
 	}
 	slices.Sort(env)
 	return env
+}
+
+// A signalError is the cause of a context that a signal has ended.
+type signalError struct{ sig syscall.Signal }
+
+func (e signalError) Error() string { return e.sig.String() }
+
+// endedBy is the error of a verb whose context has ended, nil while it has
+// not. After a signal nothing is printed and the status is the one that shells
+// report for it; a plain cancellation is ^C.
+func endedBy(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if cause == nil {
+		return nil
+	}
+	if s := (signalError{}); errors.As(cause, &s) {
+		return &exitError{status: 128 + int(s.sig)}
+	}
+	if cause == context.Canceled {
+		return &exitError{status: 128 + int(syscall.SIGINT)}
+	}
+	return cause
+}
+
+// interruptible runs f until a signal ends it. What the person did is the
+// error then, not what broke by it.
+func interruptible(ctx context.Context, f func(ctx context.Context) error) error {
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	err := f(ctx)
+	if ctx.Err() != nil {
+		return endedBy(ctx)
+	}
+	return err
+}
+
+// untilSignal returns a context that ends on the first SIGINT, SIGTERM or
+// SIGHUP that the process was not started to ignore. Until stop is called a
+// broken standard output is an error and not the end of the process, which
+// would leave the terminal in raw mode.
+func untilSignal(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	first := make(chan os.Signal, 1)
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			signal.Notify(first, s)
+		}
+	}
+	brokenPipe := make(chan os.Signal, 1) // nobody reads it
+	signal.Notify(brokenPipe, syscall.SIGPIPE)
+	var loop sync.WaitGroup
+	loop.Go(func() {
+		select {
+		case s := <-first:
+			cancel(signalError{s.(syscall.Signal)})
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		cancel(nil)
+		loop.Wait()
+		signal.Stop(first)
+		signal.Stop(brokenPipe)
+	}
 }

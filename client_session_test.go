@@ -66,7 +66,7 @@ func TestSessionRequests(t *testing.T) {
 	}}
 	p := sshcServer(t, sshcOpenDoor(), s.handle)
 	term := sshcOpenTerminal(t)
-	if err := cmdShell(t.Context(), p, stdio{term.tty, term.tty, term.tty}, shellArgs{device: "attic"}); err != nil {
+	if err := cmdShell(t.Context(), p, stdio{term.tty, term.tty, term.tty}, target{device: "attic"}); err != nil {
 		t.Fatal(err)
 	}
 	asked := slices.DeleteFunc(s.requests(), func(r string) bool { return r == "env" })
@@ -81,7 +81,7 @@ func TestSessionRefused(t *testing.T) {
 	s := &sshcScript{answer: func(*ssh.Request, ssh.Channel) bool { return false }}
 	p := sshcServer(t, sshcOpenDoor(), s.handle)
 	term := sshcOpenTerminal(t)
-	err := cmdShell(t.Context(), p, stdio{term.tty, term.tty, term.tty}, shellArgs{device: "attic"})
+	err := cmdShell(t.Context(), p, stdio{term.tty, term.tty, term.tty}, target{device: "attic"})
 	if exitStatus(err) != 255 || !strings.Contains(err.Error(), "attic refused the shell request") {
 		t.Errorf("%v, status %d", err, exitStatus(err))
 	}

@@ -175,7 +175,7 @@ func TestShellOutputClosed(t *testing.T) {
 func TestShellWithoutTerminal(t *testing.T) {
 	p := sshcSSHD(t)
 	out, _, err := sshcFiles(t, strings.NewReader("tty; echo hi; exit 3\n"), func(files stdio) error {
-		return cmdShell(t.Context(), p, files, shellArgs{device: "attic"})
+		return cmdShell(t.Context(), p, files, target{device: "attic"})
 	})
 	if !strings.HasSuffix(string(out), "not a tty\nhi\n") || exitStatus(err) != 3 {
 		t.Errorf("got %q, %v", out, err)
@@ -188,7 +188,7 @@ func TestShellEscapeOnStalledLink(t *testing.T) {
 	stalled := newSSHCStall(sshcTerminalSSHD(t))
 	ended := make(chan error, 1)
 	go func() {
-		ended <- cmdShell(t.Context(), stalled, stdio{term.tty, term.tty, term.tty}, shellArgs{device: "attic"})
+		ended <- cmdShell(t.Context(), stalled, stdio{term.tty, term.tty, term.tty}, target{device: "attic"})
 	}()
 	term.keys("echo up-$((40+2))\r")
 	term.expect("up-42")

@@ -236,13 +236,10 @@ func (a *acting) printStatement(build func(*trustState) ([]byte, error), what st
 }
 
 func trustPendingVerb() verb {
-	return verb{name: "trust pending", usage: "[-json]", summary: "who waits for a signature, with fingerprint and words", setup: func(f *flag.FlagSet) verbRun {
+	return verb{name: "trust pending", usage: "[-json]", summary: "who waits for a signature, with fingerprint and words", bare: true, setup: func(f *flag.FlagSet) verbRun {
 		dir := dirFlag(f)
 		asJSON := f.Bool("json", false, "one JSON object a line")
-		return func(ctx context.Context, p *program, o operands) error {
-			if err := o.none(); err != nil {
-				return err
-			}
+		return func(ctx context.Context, p *program, _ operands) error {
 			return p.withAccount(ctx, dir, func(ctx context.Context, a *acting) error {
 				list, err := a.candidates(ctx)
 				if err != nil {

@@ -15,24 +15,18 @@ import (
 )
 
 func signerListVerb() verb {
-	return verb{name: "trust signer list", usage: "[-json]", summary: "who may sign for the account", setup: func(f *flag.FlagSet) verbRun {
+	return verb{name: "trust signer list", usage: "[-json]", summary: "who may sign for the account", bare: true, setup: func(f *flag.FlagSet) verbRun {
 		dir := dirFlag(f)
 		asJSON := f.Bool("json", false, "one JSON object a line")
-		return func(_ context.Context, p *program, o operands) error {
-			if err := o.none(); err != nil {
-				return err
-			}
-			c, err := p.openClient(dir, false)
-			if err != nil {
-				return err
-			}
-			defer c.close()
-			for _, s := range c.trust.state().signers() {
-				if err := p.listSigner(s, *asJSON); err != nil {
-					return err
+		return func(_ context.Context, p *program, _ operands) error {
+			return p.withState(dir, func(c *client) error {
+				for _, s := range c.trust.state().signers() {
+					if err := p.listSigner(s, *asJSON); err != nil {
+						return err
+					}
 				}
-			}
-			return nil
+				return nil
+			})
 		}
 	}}
 }
@@ -217,7 +211,9 @@ account names it by its word, and becomes a client of it.`,
 			r.since = f.Uint64("since", 0, "take back what signers did from `record` on")
 			r.key = f.String("key", "", "the new key, a `file`; FILE.pub: that key in the ssh-agent")
 			r.name = f.String("name", "", "`name` of this machine, if it is not in the log (default the host name)")
-			return r.run
+			return func(ctx context.Context, p *program, o operands) error {
+				return interruptible(ctx, func(ctx context.Context) error { return r.run(ctx, p, o) })
+			}
 		},
 	}
 }
@@ -253,8 +249,6 @@ func (r *recovering) run(ctx context.Context, p *program, o operands) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := untilSignal(ctx)
-	defer stop()
 	if r.owner, err = openSigner(ctx, p, *r.key); err != nil {
 		return err
 	}
@@ -262,13 +256,9 @@ func (r *recovering) run(ctx context.Context, p *program, o operands) error {
 		return err
 	}
 	c := &client{dir: dir, id: id, trust: t, logf: func(int, string, ...any) {}}
-	err = withCoordAt(ctx, id, word.addr, word.keys, func(cc *coordClient) error {
+	return withCoordAt(ctx, id, word.addr, word.keys, func(cc *coordClient) error {
 		return r.recover(ctx, &acting{c, p, cc, word.acct}, word)
 	})
-	if ctx.Err() != nil {
-		return endedBy(ctx)
-	}
-	return err
 }
 
 // account is the one that this machine belongs to, or that the word names.

@@ -1,7 +1,8 @@
 package main
 
-// This file is the verb status: this machine, its coordinator, the devices of
-// the account and the links to them.
+// This file is the verbs that tell about devices: status, with this machine, its
+// coordinator, the devices of the account and the links to them; ping; and
+// ssh-config, with what stock ssh needs to reach the devices by name.
 
 import (
 	"context"
@@ -9,6 +10,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -67,14 +72,12 @@ type statusReport struct {
 func statusVerb() verb {
 	return verb{name: "status", usage: "[-json] [-v]", summary: "this machine, the coordinator and the account's devices",
 		more: "A path is shown for devices that the sessio -device process beside this verb has\na link to; -v shows those links one by one.",
+		bare: true,
 		setup: func(f *flag.FlagSet) verbRun {
 			dir := dirFlag(f)
 			asJSON := f.Bool("json", false, "one JSON object a line")
 			verbose := f.Bool("v", false, "the links too")
-			return func(ctx context.Context, p *program, o operands) error {
-				if err := o.none(); err != nil {
-					return err
-				}
+			return func(ctx context.Context, p *program, _ operands) error {
 				return withClient(ctx, p, dir, false, func(ctx context.Context, c *client) error {
 					r := c.report(ctx, p.now())
 					if *asJSON {
@@ -285,4 +288,123 @@ func (r *statusReport) pathText(device string) string {
 		}
 	}
 	return "-"
+}
+
+func sshConfigVerb() verb {
+	return verb{name: "ssh-config", usage: "", summary: "lines for ~/.ssh/config: then ssh, scp, rsync and git reach NAME.sessio",
+		more: "For example: sessio ssh-config >~/.ssh/sessio, and in ~/.ssh/config as its first\nline: Include sessio",
+		bare: true,
+		setup: func(f *flag.FlagSet) verbRun {
+			dir := dirFlag(f)
+			return func(ctx context.Context, p *program, _ operands) error {
+				return withClient(ctx, p, dir, false, func(_ context.Context, c *client) error {
+					binary, err := os.Executable()
+					if err != nil {
+						return fmt.Errorf("where this program lies: %w", err)
+					}
+					def, err := defaultDir()
+					if err != nil {
+						def = ""
+					}
+					_, err = io.WriteString(p.out, sshConfigText(c.trust.state().devices(), binary, c.dir, def, localLogin()))
+					return err
+				})
+			}
+		}}
+}
+
+// sshConfigText is a block for every device that may be entered, and one for
+// them all. A user is named by the rule of the verbs where that leaves no
+// choice to make.
+func sshConfigText(devices []signedDevice, binary, dir, defaultDir, local string) string {
+	var b strings.Builder
+	b.WriteString("# the machines of a Sessio account: made by sessio ssh-config\n")
+	for _, dev := range devices {
+		if !dev.hasRole("server") {
+			continue
+		}
+		fmt.Fprintf(&b, "Host %s.sessio %s.sessio\n    HostKeyAlias %s.sessio\n", dev.name, dev.id, dev.name)
+		if user, err := chooseLogin("", local, dev.name, dev.users); err == nil {
+			fmt.Fprintf(&b, "    User %s\n", user)
+		}
+	}
+	command := shellWord(binary)
+	if dir != defaultDir {
+		command += " proxy -dir " + shellWord(dir)
+	} else {
+		command += " proxy"
+	}
+	fmt.Fprintf(&b, "Host *.sessio\n    ProxyCommand %s %%h\n    UserKnownHostsFile %s\n    GlobalKnownHostsFile none\n    StrictHostKeyChecking yes\n    Port 22\n",
+		command, configWord(filepath.Join(dir, "known_hosts")))
+	return b.String()
+}
+
+// shellWord quotes a path for the shell that runs a ProxyCommand, and for ssh,
+// to which % begins a token.
+func shellWord(s string) string {
+	s = strings.ReplaceAll(s, "%", "%%")
+	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@%=:,") == "" {
+		return s
+	}
+	if runtime.GOOS == "windows" {
+		return `"` + s + `"`
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// configWord quotes a path for ssh_config itself.
+func configWord(s string) string {
+	return `"` + strings.ReplaceAll(s, "%", "%%") + `"`
+}
+
+func pingVerb() verb {
+	return verb{name: "ping", usage: "[-c N] [-json] [-v] DEVICE", summary: "round trips over the link, and the path that it takes",
+		setup: func(f *flag.FlagSet) verbRun {
+			dir, verbose := dirFlag(f), verboseFlag(f)
+			count := f.Int("c", 4, "how `many`")
+			asJSON := f.Bool("json", false, "one JSON object a line")
+			return func(ctx context.Context, p *program, o operands) error {
+				device, err := o.one("DEVICE")
+				if err != nil {
+					return err
+				}
+				if *count < 1 {
+					return usageError("-c %d: at least 1", *count)
+				}
+				return withClient(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
+					return c.pingTimes(ctx, p, device, *count, *asJSON)
+				})
+			}
+		}}
+}
+
+// pingGap is the time between two pings.
+const pingGap = time.Second
+
+func (c *client) pingTimes(ctx context.Context, p *program, called string, count int, asJSON bool) error {
+	dev, err := c.find(ctx, called)
+	if err != nil {
+		return dialError(ctx, called, err)
+	}
+	for i := range count {
+		if i > 0 {
+			select {
+			case <-time.After(pingGap):
+			case <-ctx.Done():
+				return endedBy(ctx)
+			}
+		}
+		res, err := c.ping(ctx, dev)
+		if err != nil {
+			return dialError(ctx, dev.name, err)
+		}
+		if asJSON {
+			if err := json.NewEncoder(p.out).Encode(res); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(p.out, "%s: %.1f ms by %s %s, link %s\n", dev.name, res.RTT, res.Link.Kind, res.Link.Path, res.Link.Link)
+	}
+	return nil
 }

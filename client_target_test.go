@@ -99,7 +99,7 @@ func TestParseProxyOperands(t *testing.T) {
 }
 
 func TestParseShellOperands(t *testing.T) {
-	if args, err := parseShellOperands([]string{"alice@attic"}, ""); err != nil || args != (shellArgs{"attic", "alice"}) {
+	if args, err := parseShellOperands([]string{"alice@attic"}, ""); err != nil || args != (target{"attic", "alice"}) {
 		t.Errorf("%v, %v", args, err)
 	}
 	for _, bad := range [][]string{{}, {"attic", "ls"}, {"alice@"}} {

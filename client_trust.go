@@ -17,19 +17,11 @@ import (
 )
 
 func trustLogVerb() verb {
-	return verb{name: "trust log", usage: "[-json]", summary: "every record of the account's log", setup: func(f *flag.FlagSet) verbRun {
+	return verb{name: "trust log", usage: "[-json]", summary: "every record of the account's log", bare: true, setup: func(f *flag.FlagSet) verbRun {
 		dir := dirFlag(f)
 		asJSON := f.Bool("json", false, "one JSON object a line")
-		return func(ctx context.Context, p *program, o operands) error {
-			if err := o.none(); err != nil {
-				return err
-			}
-			c, err := p.openClient(dir, false)
-			if err != nil {
-				return err
-			}
-			defer c.close()
-			return p.showLog(c.trust, *asJSON)
+		return func(ctx context.Context, p *program, _ operands) error {
+			return p.withState(dir, func(c *client) error { return p.showLog(c.trust, *asJSON) })
 		}
 	}}
 }
@@ -171,11 +163,12 @@ func (a *acting) revoke(ctx context.Context, by signerChoice, names []string, re
 	var ids []deviceID
 	for _, name := range names {
 		dev, err := findDevice(a.trust.state(), name)
-		if codeOf(err) == "revoked" {
+		if a.trust.state().suspended(dev.id) {
+			fmt.Fprintf(a.p.err, "%s: %v; revoking it in this one\n", dev.name, err)
+		} else if codeOf(err) == "revoked" {
 			fmt.Fprintf(a.p.out, "%s is revoked already, by record %d\n", dev.name, dev.revokedSeq)
 			continue
-		}
-		if err != nil {
+		} else if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		ids = append(ids, dev.id)
@@ -223,7 +216,9 @@ func trustUpdateVerb() verb {
 
 func (a *acting) update(ctx context.Context, by signerChoice, name string, wish grantWish, newExpiry bool) error {
 	dev, err := findDevice(a.trust.state(), name)
-	if err != nil {
+	if dev.reason == reasonUndone && a.trust.state().suspended(dev.id) {
+		fmt.Fprintf(a.p.err, "%s: %v; confirming it\n", dev.name, err)
+	} else if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	grant, err := wish.over(grantWish{Name: dev.name, Roles: dev.roles, Users: dev.users, Caps: dev.caps}).grant("", a.p.now())
@@ -264,12 +259,7 @@ func trustExportVerb() verb {
 				if err != nil {
 					return usageError("SEQ %q is no number of a record", word)
 				}
-				c, err := p.openClient(dir, false)
-				if err != nil {
-					return err
-				}
-				defer c.close()
-				return p.exportRecord(c.trust, seq, *to)
+				return p.withState(dir, func(c *client) error { return p.exportRecord(c.trust, seq, *to) })
 			}
 		},
 	}
@@ -298,31 +288,27 @@ func (p *program) exportRecord(t *trustStore, seq uint64, to string) error {
 }
 
 func trustFsckVerb() verb {
-	return verb{name: "trust fsck", summary: "check this machine's copy of the log, every signature of it", setup: func(f *flag.FlagSet) verbRun {
+	return verb{name: "trust fsck", summary: "check this machine's copy of the log, every signature of it", bare: true, setup: func(f *flag.FlagSet) verbRun {
 		dir := dirFlag(f)
-		return func(_ context.Context, p *program, o operands) error {
-			if err := o.none(); err != nil {
-				return err
-			}
-			c, err := p.openClient(dir, false)
-			if err != nil {
-				return err
-			}
-			defer c.close()
-			r, err := c.trust.fsck()
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(p.out, "%d records, %d beside the log\n", r.records, r.beside)
-			for _, found := range r.found {
-				p.warn(found)
-			}
-			if len(r.found) > 0 {
-				return fmt.Errorf("fsck: %d faults", len(r.found))
-			}
-			return nil
+		return func(_ context.Context, p *program, _ operands) error {
+			return p.withState(dir, func(c *client) error { return p.checkLog(c.trust) })
 		}
 	}}
+}
+
+func (p *program) checkLog(t *trustStore) error {
+	r, err := t.fsck()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.out, "%d records, %d beside the log\n", r.records, r.beside)
+	for _, found := range r.found {
+		p.warn(found)
+	}
+	if len(r.found) > 0 {
+		return fmt.Errorf("fsck: %d faults", len(r.found))
+	}
+	return nil
 }
 
 func trustResetVerb() verb {
@@ -330,12 +316,10 @@ func trustResetVerb() verb {
 		name:    "trust reset",
 		summary: "forget this machine's account, after a yes; the identity stays",
 		more:    "Without a terminal the yes is a line of standard input.",
+		bare:    true,
 		setup: func(f *flag.FlagSet) verbRun {
 			dir := dirFlag(f)
-			return func(ctx context.Context, p *program, o operands) error {
-				if err := o.none(); err != nil {
-					return err
-				}
+			return func(ctx context.Context, p *program, _ operands) error {
 				ctx, stop := untilSignal(ctx)
 				defer stop()
 				return p.resetTrust(ctx, dir)

@@ -3,15 +3,23 @@ package main
 // This file keeps the coordinator's accounts on disk, and the claim by which
 // the first is made:
 //
-//	<dir>/claim                   until it is used
-//	<dir>/accounts/<acct>/log     records, as devices keep them
-//	<dir>/accounts/<acct>/claim   hash of the claim that made the account
-//	<dir>/accounts/<acct>/waiting see coord_account.go
+// 	<dir>/claim                   until it is used
+// 	<dir>/accounts/<acct>/log     records, as devices keep them
+// 	<dir>/accounts/<acct>/claim   hash of the claim that made the account
+// 	<dir>/accounts/<acct>/waiting its tickets, and who waits for a signature
 //
 // An account's directory is whole or absent. What has been answered survives
-// kill -9 and power loss.
+// kill -9 and power loss. Every record is judged by the same apply as on the
+// devices. Tickets and waiting joins stand in one file that is replaced whole,
+// so that a ticket is used up and its bearer enters in one step:
+//
+// 	version  1 byte    1
+// 	tickets  2 bytes   count, then each: hash 32 bytes, expires 8 bytes
+// 	joins    as a pendingMsg
+// 	sum      32 bytes  SHA-256 of all before
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -20,6 +28,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -265,4 +274,289 @@ func applyNow(state *trustState, raw []byte, now time.Time) (*trustState, error)
 			stmtDate(next.lastTime()), stmtDate(now.Unix())), "set this machine's clock")
 	}
 	return next, nil
+}
+
+const (
+	// maxTickets and maxPending bound what waits in an account: 10 KiB and
+	// 15 KiB.
+	maxTickets = 256
+	maxPending = 64
+	// ticketLife is the longest life of a ticket.
+	ticketLife = 15 * time.Minute
+	// pendingLife is how long a join waits for a signature.
+	pendingLife = 7 * 24 * time.Hour
+)
+
+// A coordAccount is one account. All methods may be called at once.
+type coordAccount struct {
+	id  acctID
+	dir string
+
+	mu    sync.Mutex
+	state *trustState // guarded by mu; what it points to never changes
+	wait  waitingList // guarded by mu
+
+	publish sync.Mutex // see coordServer.publish
+}
+
+// A waitingList is what has not come to the log yet. It is replaced, never
+// changed.
+type waitingList struct {
+	tickets []waitingTicket
+	joins   []pendingJoin
+}
+
+type waitingTicket struct {
+	hash    ticketHash
+	expires int64 // unix seconds
+}
+
+func openCoordAccount(dir string, id acctID, logf func(string, ...any)) (*coordAccount, error) {
+	a := &coordAccount{id: id, dir: dir}
+	// A directory for temporary files that a kill has left.
+	leftovers, err := filepath.Glob(filepath.Join(dir, ".*.tmp*"))
+	for _, file := range leftovers {
+		err = errors.Join(err, os.Remove(file))
+	}
+	if err != nil {
+		return nil, err
+	}
+	log, records, err := openEntryLog(a.logFile(), maxRecord)
+	if err != nil {
+		return nil, err
+	}
+	if err := log.close(); err != nil {
+		return nil, err
+	}
+	for i, raw := range records {
+		rec, err := parseRecord(raw)
+		if err == nil {
+			a.state, err = a.state.replay(rec)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("record %d: %w", i, err)
+		}
+	}
+	if a.state == nil || a.state.acct() != id {
+		return nil, coded("log-corrupt", "the log is not that of account %s", id)
+	}
+	b, err := os.ReadFile(a.waitingFile())
+	if err == nil {
+		a.wait, err = parseWaiting(b)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		logf("account %s: %v: tickets and waiting machines are forgotten", id, err)
+	}
+	return a, nil
+}
+
+func (a *coordAccount) logFile() string     { return filepath.Join(a.dir, "log") }
+func (a *coordAccount) waitingFile() string { return filepath.Join(a.dir, "waiting") }
+
+// snapshot returns the account as it is now.
+func (a *coordAccount) snapshot(now time.Time) (*trustState, waitingList) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state, a.waitingLocked(now)
+}
+
+// waitingLocked is what still waits: not too old, and not in the log.
+func (a *coordAccount) waitingLocked(now time.Time) (w waitingList) {
+	for _, t := range a.wait.tickets {
+		if t.expires > now.Unix() {
+			w.tickets = append(w.tickets, t)
+		}
+	}
+	for _, j := range a.wait.joins {
+		if _, ok := a.state.deviceByKey(j.keys.sign); !ok && now.Unix()-j.time < int64(pendingLife/time.Second) {
+			w.joins = append(w.joins, j)
+		}
+	}
+	return w
+}
+
+// members is what the presence table is told of the account.
+func (a *coordAccount) members(now time.Time) (seq uint64, head [32]byte, list []memberInfo) {
+	state, wait := a.snapshot(now)
+	for _, d := range state.devices() {
+		list = append(list, memberInfo{d.keys, memberActive})
+	}
+	for _, d := range state.revokedDevices() {
+		if d.keys.sign != nil { // nil: revoked before it was ever added
+			list = append(list, memberInfo{d.keys, memberRevoked})
+		}
+	}
+	for _, j := range wait.joins {
+		list = append(list, memberInfo{j.keys, memberWaiting})
+	}
+	return state.seq(), state.head(), list
+}
+
+// holds reports, by an error if not, whether the log has these records.
+func (a *coordAccount) holds(records [][]byte) error {
+	state, _ := a.snapshot(time.Time{})
+	for _, raw := range records {
+		if next, err := apply(state, raw, time.Time{}); err != nil {
+			return err
+		} else if next != state {
+			return coded("stale-head", "the account was made before, without record %d", next.seq())
+		}
+	}
+	return nil
+}
+
+// records returns the raw records from one number to another, both included.
+func (a *coordAccount) records(from, to uint64) ([][]byte, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	f, err := os.Open(a.logFile())
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	all, _, err := readEntries(f, maxRecord)
+	if err != nil {
+		return nil, err
+	}
+	to = min(to, a.state.seq())
+	if from > to || to >= uint64(len(all)) {
+		return nil, nil
+	}
+	return all[from : to+1], nil
+}
+
+// append adds a record, if it is the next one: compare and swap. A record that
+// the log holds already changes nothing.
+func (a *coordAccount) append(raw []byte, now time.Time) (state *trustState, changed bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next, err := applyNow(a.state, raw, now)
+	if codeOf(err) == "fork" {
+		return nil, false, coded("stale-head", "the log has gone on to record %d meanwhile", a.state.seq())
+	}
+	if err != nil || next == a.state {
+		return a.state, false, err
+	}
+	if err := a.writeRecordLocked(raw); err != nil {
+		return nil, false, fmt.Errorf("account %s: %w", a.id, err)
+	}
+	a.state = next
+	return next, true, nil
+}
+
+// writeRecordLocked appends to the log on disk, which must end where the state
+// does.
+func (a *coordAccount) writeRecordLocked(raw []byte) error {
+	log, records, err := openEntryLog(a.logFile(), maxRecord)
+	if err != nil {
+		return err
+	}
+	if uint64(len(records)) != a.state.seq()+1 {
+		err = coded("log-corrupt", "the log on disk has %d records, not %d", len(records), a.state.seq()+1)
+	} else {
+		err = log.append(raw)
+	}
+	return errors.Join(err, log.close())
+}
+
+// addTicket lets the bearer of a secret join within life.
+func (a *coordAccount) addTicket(hash ticketHash, life time.Duration, now time.Time) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w := a.waitingLocked(now)
+	if slices.ContainsFunc(w.tickets, func(t waitingTicket) bool { return t.hash == hash }) {
+		return nil
+	}
+	if len(w.tickets) >= maxTickets {
+		return coded("limit", "%d tickets are waiting to be used", len(w.tickets))
+	}
+	w.tickets = append(w.tickets, waitingTicket{hash, now.Add(min(life, ticketLife)).Unix()})
+	return a.setWaitingLocked(w)
+}
+
+// join enters a machine that has a ticket, and uses the ticket up. Asked again
+// by the same machine it is well.
+func (a *coordAccount) join(j pendingJoin, now time.Time) (signed bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if d, ok := a.state.deviceByKey(j.keys.sign); ok {
+		return mayJoinAgain(d, j)
+	}
+	w := a.waitingLocked(now)
+	same := slices.IndexFunc(w.joins, func(o pendingJoin) bool { return bytes.Equal(o.keys.sign, j.keys.sign) })
+	ticket := slices.IndexFunc(w.tickets, func(t waitingTicket) bool { return t.hash == j.ticket })
+	switch {
+	case same >= 0 && w.joins[same].ticket == j.ticket && w.joins[same].keys.path == j.keys.path:
+		w.joins[same] = j
+	case ticket < 0:
+		return false, coded("ticket-unknown", "the ticket is used already, too old, or not of this account")
+	case same >= 0:
+		w.joins[same] = j
+		w.tickets = slices.Delete(w.tickets, ticket, ticket+1)
+	case len(w.joins) >= maxPending:
+		return false, coded("limit", "%d machines are waiting for a signature", len(w.joins))
+	default:
+		w.joins = append(w.joins, j)
+		w.tickets = slices.Delete(w.tickets, ticket, ticket+1)
+	}
+	return false, a.setWaitingLocked(w)
+}
+
+// mayJoinAgain answers a machine that is in the log.
+func mayJoinAgain(d signedDevice, j pendingJoin) (signed bool, err error) {
+	if d.keys.path != j.keys.path {
+		return false, coded("key-mismatch", "a device with this key and another path key is in the log")
+	}
+	if d.revoked {
+		return false, withHint(coded("revoked", "this machine is revoked (%s)", d.reason), "give it a new identity: remove its state directory")
+	}
+	return true, nil
+}
+
+func (a *coordAccount) setWaitingLocked(w waitingList) error {
+	if err := replaceFile(a.waitingFile(), w.append(nil), 0o600); err != nil {
+		return fmt.Errorf("account %s: %w", a.id, err)
+	}
+	a.wait = w
+	return nil
+}
+
+const waitingVersion = 1
+
+func (w *waitingList) fields(c *codec) {
+	if v := c.uint(waitingVersion, 1); v != waitingVersion {
+		c.fail("a list of who waits of version %d", v)
+	}
+	listed(c, &w.tickets, 2, 1<<16-1, "tickets", func(t *waitingTicket) {
+		c.fixed(t.hash[:])
+		t.expires = int64(c.uint(uint64(t.expires), 8))
+	})
+	joins := pendingMsg{w.joins}
+	joins.fields(c)
+	w.joins = joins.joins
+	if !c.in.Empty() {
+		c.fail("a list of who waits with bytes behind its end")
+	}
+}
+
+func (w waitingList) append(b []byte) []byte {
+	at := len(b)
+	b = appendFields(b, &w)
+	sum := sha256.Sum256(b[at:])
+	return append(b, sum[:]...)
+}
+
+func parseWaiting(b []byte) (w waitingList, err error) {
+	if len(b) < sha256.Size {
+		return w, errCut
+	}
+	body, sum := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
+	if sha256.Sum256(body) != [32]byte(sum) {
+		return w, coded("log-corrupt", "the list of who waits is damaged")
+	}
+	read, err := parseFields(body, new(waitingList))
+	if err != nil {
+		return w, err
+	}
+	return *read, nil
 }

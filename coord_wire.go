@@ -12,7 +12,6 @@ package main
 // added.
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -96,29 +95,13 @@ func readCoordFrame(r io.Reader) (first byte, body []byte, err error) {
 //	text  2 bytes length and text, at most maxErrorText
 type failureMsg struct{ code, text string }
 
-func (m *failureMsg) append(b []byte) []byte {
-	b = appendString8(b, m.code)
-	text := m.text[:min(len(m.text), maxErrorText)]
-	b = append(b, byte(len(text)>>8), byte(len(text)))
-	return append(b, text...)
+func (m *failureMsg) fields(c *codec) {
+	m.code = c.text(m.code, 1, 255)
+	m.text = c.text(m.text, 2, maxErrorText)
 }
 
-func parseFailure(b []byte) (*failureMsg, error) {
-	s := cryptobyte.String(b)
-	var m failureMsg
-	var text cryptobyte.String
-	if !readString8(&s, &m.code) || !s.ReadUint16LengthPrefixed(&text) {
-		return nil, errShort
-	}
-	if len(text) > maxErrorText {
-		return nil, fmt.Errorf("an error text of %d bytes, at most %d", len(text), maxErrorText)
-	}
-	m.text = string(text)
-	return &m, nil
-}
-
-// A claimSecret lets one account be made; zero = none.
-type claimSecret [16]byte
+func (m *failureMsg) append(b []byte) []byte     { return appendFields(b, m) }
+func parseFailure(b []byte) (*failureMsg, error) { return parseFields(b, new(failureMsg)) }
 
 // A createMsg makes an account.
 //
@@ -130,20 +113,13 @@ type createMsg struct {
 	records [][]byte
 }
 
-func (m *createMsg) append(b []byte) []byte {
-	return appendRecords(append(b, m.claim[:]...), m.records)
+func (m *createMsg) fields(c *codec) {
+	c.fixed(m.claim[:])
+	c.records(&m.records, maxCreateRecords)
 }
 
-func parseCreate(b []byte) (*createMsg, error) {
-	s := cryptobyte.String(b)
-	var m createMsg
-	if !s.CopyBytes(m.claim[:]) {
-		return nil, errShort
-	}
-	var err error
-	m.records, err = readRecords(&s, maxCreateRecords)
-	return &m, err
-}
+func (m *createMsg) append(b []byte) []byte    { return appendFields(b, m) }
+func parseCreate(b []byte) (*createMsg, error) { return parseFields(b, new(createMsg)) }
 
 // A headMsg says where an account's log stands.
 //
@@ -154,16 +130,13 @@ type headMsg struct {
 	head [32]byte
 }
 
-func (m *headMsg) append(b []byte) []byte { return append(append64(b, m.seq), m.head[:]...) }
-
-func parseHeadMsg(b []byte) (*headMsg, error) {
-	s := cryptobyte.String(b)
-	var m headMsg
-	if !s.ReadUint64(&m.seq) || !s.CopyBytes(m.head[:]) {
-		return nil, errShort
-	}
-	return &m, nil
+func (m *headMsg) fields(c *codec) {
+	m.seq = c.uint(m.seq, 8)
+	c.fixed(m.head[:])
 }
+
+func (m *headMsg) append(b []byte) []byte     { return appendFields(b, m) }
+func parseHeadMsg(b []byte) (*headMsg, error) { return parseFields(b, new(headMsg)) }
 
 // A fetchMsg asks for records. Who is neither in the log nor waiting proves
 // that it has the recovery key: see fetchProofBytes.
@@ -177,20 +150,14 @@ type fetchMsg struct {
 	proof []byte
 }
 
-func (m *fetchMsg) append(b []byte) []byte {
-	return appendBytes32(append64(append(b, m.acct[:]...), m.from), m.proof)
+func (m *fetchMsg) fields(c *codec) {
+	c.fixed(m.acct[:])
+	m.from = c.uint(m.from, 8)
+	m.proof = c.prefixed(m.proof, 4, maxSSHSig)
 }
 
-func parseFetch(b []byte) (*fetchMsg, error) {
-	s := cryptobyte.String(b)
-	var m fetchMsg
-	if !s.CopyBytes(m.acct[:]) || !s.ReadUint64(&m.from) {
-		return nil, errShort
-	}
-	var err error
-	m.proof, err = readBytes32(&s, maxSSHSig)
-	return &m, err
-}
+func (m *fetchMsg) append(b []byte) []byte   { return appendFields(b, m) }
+func parseFetch(b []byte) (*fetchMsg, error) { return parseFields(b, new(fetchMsg)) }
 
 // fetchNamespace is the SSHSIG namespace of a fetchMsg's proof.
 const fetchNamespace = "sessio-fetch@v1"
@@ -215,18 +182,13 @@ type fetchedMsg struct {
 	records [][]byte
 }
 
-func (m *fetchedMsg) append(b []byte) []byte { return appendRecords(m.head.append(b), m.records) }
-
-func parseFetched(b []byte) (*fetchedMsg, error) {
-	s := cryptobyte.String(b)
-	var m fetchedMsg
-	if !s.ReadUint64(&m.head.seq) || !s.CopyBytes(m.head.head[:]) {
-		return nil, errShort
-	}
-	var err error
-	m.records, err = readRecords(&s, maxFetchRecords)
-	return &m, err
+func (m *fetchedMsg) fields(c *codec) {
+	m.head.fields(c)
+	c.records(&m.records, maxFetchRecords)
 }
+
+func (m *fetchedMsg) append(b []byte) []byte     { return appendFields(b, m) }
+func parseFetched(b []byte) (*fetchedMsg, error) { return parseFields(b, new(fetchedMsg)) }
 
 // An appendMsg adds a record to a log, if it follows the log's head.
 //
@@ -237,21 +199,13 @@ type appendMsg struct {
 	record []byte
 }
 
-func (m *appendMsg) append(b []byte) []byte { return appendBytes32(append(b, m.acct[:]...), m.record) }
-
-func parseAppend(b []byte) (*appendMsg, error) {
-	s := cryptobyte.String(b)
-	var m appendMsg
-	if !s.CopyBytes(m.acct[:]) {
-		return nil, errShort
-	}
-	var err error
-	m.record, err = readBytes32(&s, maxCoordBody)
-	return &m, err
+func (m *appendMsg) fields(c *codec) {
+	c.fixed(m.acct[:])
+	m.record = c.prefixed(m.record, 4, maxCoordBody)
 }
 
-// A ticketHash names a ticket to who does not have it.
-type ticketHash [32]byte
+func (m *appendMsg) append(b []byte) []byte    { return appendFields(b, m) }
+func parseAppend(b []byte) (*appendMsg, error) { return parseFields(b, new(appendMsg)) }
 
 // A ticketMsg lets the bearer of a secret join.
 //
@@ -264,18 +218,14 @@ type ticketMsg struct {
 	seconds uint32
 }
 
-func (m *ticketMsg) append(b []byte) []byte {
-	return append32(append(append(b, m.acct[:]...), m.ticket[:]...), m.seconds)
+func (m *ticketMsg) fields(c *codec) {
+	c.fixed(m.acct[:])
+	c.fixed(m.ticket[:])
+	m.seconds = uint32(c.uint(uint64(m.seconds), 4))
 }
 
-func parseTicketMsg(b []byte) (*ticketMsg, error) {
-	s := cryptobyte.String(b)
-	var m ticketMsg
-	if !s.CopyBytes(m.acct[:]) || !s.CopyBytes(m.ticket[:]) || !s.ReadUint32(&m.seconds) {
-		return nil, errShort
-	}
-	return &m, nil
-}
+func (m *ticketMsg) append(b []byte) []byte       { return appendFields(b, m) }
+func parseTicketMsg(b []byte) (*ticketMsg, error) { return parseFields(b, new(ticketMsg)) }
 
 // A joinMsg asks to be signed into an account; the keys are those that TLS has
 // proved.
@@ -292,20 +242,22 @@ type joinMsg struct {
 	proof       [32]byte
 }
 
-func (m *joinMsg) append(b []byte) []byte {
-	b = append(append(b, m.acct[:]...), m.ticket[:]...)
-	b = appendString8(appendString8(b, m.name), m.login)
-	return append(b, m.proof[:]...)
+func (m *joinMsg) fields(c *codec) {
+	c.fixed(m.acct[:])
+	c.fixed(m.ticket[:])
+	c.joinNames(&m.name, &m.login)
+	c.fixed(m.proof[:])
 }
 
-func parseJoin(b []byte) (*joinMsg, error) {
-	s := cryptobyte.String(b)
-	var m joinMsg
-	if !s.CopyBytes(m.acct[:]) || !s.CopyBytes(m.ticket[:]) || !readString8(&s, &m.name) ||
-		!readString8(&s, &m.login) || !s.CopyBytes(m.proof[:]) {
-		return nil, errShort
+func (m *joinMsg) append(b []byte) []byte  { return appendFields(b, m) }
+func parseJoin(b []byte) (*joinMsg, error) { return parseFields(b, new(joinMsg)) }
+
+// joinNames are the name and login of who joins.
+func (c *codec) joinNames(name, login *string) {
+	*name, *login = c.text(*name, 1, 255), c.text(*login, 1, 255)
+	if err := checkJoinNames(*name, *login); c.reading && err != nil {
+		c.fail("%w", err)
 	}
-	return &m, checkJoinNames(m.name, m.login)
 }
 
 func checkJoinNames(name, login string) error {
@@ -327,34 +279,23 @@ type joinedMsg struct {
 	head   headMsg
 }
 
-func (m *joinedMsg) append(b []byte) []byte { return m.head.append(append(b, boolByte(m.signed))) }
-
-func parseJoined(b []byte) (*joinedMsg, error) {
-	s := cryptobyte.String(b)
-	var m joinedMsg
-	var signed uint8
-	if !s.ReadUint8(&signed) || !s.ReadUint64(&m.head.seq) || !s.CopyBytes(m.head.head[:]) {
-		return nil, errShort
-	}
-	m.signed = signed == 1
-	return &m, nil
+func (m *joinedMsg) fields(c *codec) {
+	m.signed = c.uint(uint64(boolByte(m.signed)), 1) == 1
+	m.head.fields(c)
 }
+
+func (m *joinedMsg) append(b []byte) []byte    { return appendFields(b, m) }
+func parseJoined(b []byte) (*joinedMsg, error) { return parseFields(b, new(joinedMsg)) }
 
 // An acctMsg asks about an account.
 //
 //	acct  32 bytes
 type acctMsg struct{ acct acctID }
 
-func (m *acctMsg) append(b []byte) []byte { return append(b, m.acct[:]...) }
+func (m *acctMsg) fields(c *codec) { c.fixed(m.acct[:]) }
 
-func parseAcctMsg(b []byte) (*acctMsg, error) {
-	s := cryptobyte.String(b)
-	var m acctMsg
-	if !s.CopyBytes(m.acct[:]) {
-		return nil, errShort
-	}
-	return &m, nil
-}
+func (m *acctMsg) append(b []byte) []byte     { return appendFields(b, m) }
+func parseAcctMsg(b []byte) (*acctMsg, error) { return parseFields(b, new(acctMsg)) }
 
 // A pendingJoin is a request to join that waits for a signature. Its keys are
 // the joiner's, proved by TLS to the coordinator only; all of it is a claim
@@ -377,22 +318,17 @@ type pendingJoin struct {
 	addr        netip.AddrPort
 }
 
-func (m *pendingJoin) append(b []byte) []byte {
-	b = append(append(append(b, m.keys.sign...), m.keys.path[:]...), m.ticket[:]...)
-	b = appendString8(appendString8(b, m.name), m.login)
-	return appendAddr(append64(append(b, m.proof[:]...), uint64(m.time)), m.addr)
-}
-
-func readPendingJoin(s *cryptobyte.String) (m pendingJoin, err error) {
-	m.keys.sign = make([]byte, 32)
-	var t uint64
-	if !s.CopyBytes(m.keys.sign) || !s.CopyBytes(m.keys.path[:]) || !s.CopyBytes(m.ticket[:]) ||
-		!readString8(s, &m.name) || !readString8(s, &m.login) || !s.CopyBytes(m.proof[:]) ||
-		!s.ReadUint64(&t) || !readAddr(s, &m.addr) {
-		return m, errShort
+func (m *pendingJoin) fields(c *codec) {
+	if c.reading {
+		m.keys.sign = make([]byte, 32)
 	}
-	m.time = int64(t)
-	return m, checkJoinNames(m.name, m.login)
+	c.fixed(m.keys.sign)
+	c.fixed(m.keys.path[:])
+	c.fixed(m.ticket[:])
+	c.joinNames(&m.name, &m.login)
+	c.fixed(m.proof[:])
+	m.time = int64(c.uint(uint64(m.time), 8))
+	c.addr(&m.addr)
 }
 
 // A pendingMsg lists what waits for a signature.
@@ -400,34 +336,12 @@ func readPendingJoin(s *cryptobyte.String) (m pendingJoin, err error) {
 //	joins  1 byte count, then each
 type pendingMsg struct{ joins []pendingJoin }
 
-func (m *pendingMsg) append(b []byte) []byte {
-	b = append(b, byte(len(m.joins)))
-	for i := range m.joins {
-		b = m.joins[i].append(b)
-	}
-	return b
+func (m *pendingMsg) fields(c *codec) {
+	listed(c, &m.joins, 1, 255, "joins", func(j *pendingJoin) { j.fields(c) })
 }
 
-func parsePending(b []byte) (*pendingMsg, error) {
-	s := cryptobyte.String(b)
-	var m pendingMsg
-	return &m, m.read(&s)
-}
-
-func (m *pendingMsg) read(s *cryptobyte.String) error {
-	var count uint8
-	if !s.ReadUint8(&count) {
-		return errShort
-	}
-	for range count {
-		join, err := readPendingJoin(s)
-		if err != nil {
-			return err
-		}
-		m.joins = append(m.joins, join)
-	}
-	return nil
-}
+func (m *pendingMsg) append(b []byte) []byte     { return appendFields(b, m) }
+func parsePending(b []byte) (*pendingMsg, error) { return parseFields(b, new(pendingMsg)) }
 
 // A deviceSeen says how the coordinator sees a device.
 //
@@ -441,24 +355,20 @@ type deviceSeen struct {
 	status memberStatus
 }
 
-func (m *deviceSeen) append(b []byte) []byte {
-	st := &m.status
-	b = append(append(b, m.id...), boolByte(st.online)|boolByte(st.serves)<<1)
-	return appendString8(appendAddr(append64(b, st.silent), st.addr), st.build)
-}
-
-func readDeviceSeen(s *cryptobyte.String) (m deviceSeen, err error) {
+func (m *deviceSeen) fields(c *codec) {
 	var id [idLen]byte
-	var flags uint8
+	copy(id[:], m.id)
+	c.fixed(id[:])
+	if c.reading && !validID(string(id[:]), 'd') {
+		c.fail("%q is no device id", id)
+	}
+	m.id = deviceID(id[:])
 	st := &m.status
-	if !s.CopyBytes(id[:]) || !s.ReadUint8(&flags) || !s.ReadUint64(&st.silent) || !readAddr(s, &st.addr) || !readString8(s, &st.build) {
-		return m, errShort
-	}
-	if !validID(string(id[:]), 'd') {
-		return m, fmt.Errorf("%q is no device id", id)
-	}
-	m.id, st.online, st.serves = deviceID(id[:]), flags&1 != 0, flags&2 != 0
-	return m, nil
+	flags := c.uint(uint64(boolByte(st.online)|boolByte(st.serves)<<1), 1)
+	st.online, st.serves = flags&1 != 0, flags&2 != 0
+	st.silent = c.uint(st.silent, 8)
+	c.addr(&st.addr)
+	st.build = c.text(st.build, 1, 255)
 }
 
 // A devicesMsg lists the devices of an account.
@@ -466,30 +376,12 @@ func readDeviceSeen(s *cryptobyte.String) (m deviceSeen, err error) {
 //	devices  2 bytes count, then each
 type devicesMsg struct{ devices []deviceSeen }
 
-func (m *devicesMsg) append(b []byte) []byte {
-	b = append(b, byte(len(m.devices)>>8), byte(len(m.devices)))
-	for i := range m.devices {
-		b = m.devices[i].append(b)
-	}
-	return b
+func (m *devicesMsg) fields(c *codec) {
+	listed(c, &m.devices, 2, 1<<16-1, "devices", func(d *deviceSeen) { d.fields(c) })
 }
 
-func parseDevices(b []byte) (*devicesMsg, error) {
-	s := cryptobyte.String(b)
-	var m devicesMsg
-	var count uint16
-	if !s.ReadUint16(&count) {
-		return nil, errShort
-	}
-	for range count {
-		d, err := readDeviceSeen(&s)
-		if err != nil {
-			return nil, err
-		}
-		m.devices = append(m.devices, d)
-	}
-	return &m, nil
-}
+func (m *devicesMsg) append(b []byte) []byte     { return appendFields(b, m) }
+func parseDevices(b []byte) (*devicesMsg, error) { return parseFields(b, new(devicesMsg)) }
 
 // A whoamiMsg tells the asker how it is seen.
 //
@@ -500,80 +392,30 @@ type whoamiMsg struct {
 	time     int64
 }
 
-func (m *whoamiMsg) append(b []byte) []byte {
-	return append64(appendAddr(b, m.observed), uint64(m.time))
+func (m *whoamiMsg) fields(c *codec) {
+	c.addr(&m.observed)
+	m.time = int64(c.uint(uint64(m.time), 8))
 }
 
-func parseWhoami(b []byte) (*whoamiMsg, error) {
-	s := cryptobyte.String(b)
-	var m whoamiMsg
-	var t uint64
-	if !readAddr(&s, &m.observed) || !s.ReadUint64(&t) {
-		return nil, errShort
+func (m *whoamiMsg) append(b []byte) []byte    { return appendFields(b, m) }
+func parseWhoami(b []byte) (*whoamiMsg, error) { return parseFields(b, new(whoamiMsg)) }
+
+// addr is 18 bytes: see appendAddr.
+func (c *codec) addr(a *netip.AddrPort) {
+	if !c.reading {
+		c.out = appendAddr(c.out, *a)
+	} else if c.err == nil && !readAddr(&c.in, a) {
+		c.err = errCut
 	}
-	m.time = int64(t)
-	return &m, nil
 }
 
-func appendString8(b []byte, s string) []byte {
-	s = s[:min(len(s), 255)]
-	return append(append(b, byte(len(s))), s...)
-}
-
-func readString8(s *cryptobyte.String, v *string) bool {
-	var b cryptobyte.String
-	if !s.ReadUint8LengthPrefixed(&b) {
-		return false
-	}
-	*v = string(b)
-	return true
-}
-
-func appendBytes32(b, v []byte) []byte { return append(append32(b, uint32(len(v))), v...) }
-
-// readBytes32 returns a copy of what 4 bytes of length announce.
-func readBytes32(s *cryptobyte.String, most int) ([]byte, error) {
-	var n uint32
-	if !s.ReadUint32(&n) {
-		return nil, errShort
-	}
-	if int64(n) > int64(most) {
-		return nil, fmt.Errorf("a field of %d bytes, at most %d", n, most)
-	}
-	var b []byte
-	if !s.ReadBytes(&b, int(n)) {
-		return nil, errShort
-	}
-	return append([]byte(nil), b...), nil
-}
-
-func appendRecords(b []byte, records [][]byte) []byte {
-	b = append(b, byte(len(records)))
-	for _, r := range records {
-		b = appendBytes32(b, r)
-	}
-	return b
-}
-
-func readRecords(s *cryptobyte.String, most int) (records [][]byte, err error) {
-	var count uint8
-	if !s.ReadUint8(&count) {
-		return nil, errShort
-	}
-	if int(count) > most {
-		return nil, fmt.Errorf("%d records, at most %d", count, most)
-	}
-	for range count {
-		r, err := readBytes32(s, maxCoordBody)
-		if err != nil {
-			return nil, err
+// records are a count and records of an account's log, none of them empty.
+func (c *codec) records(list *[][]byte, most int) {
+	listed(c, list, 1, most, "records", func(r *[]byte) {
+		if *r = c.prefixed(*r, 4, maxCoordBody); c.reading && len(*r) == 0 {
+			c.fail("an empty record")
 		}
-		if len(r) == 0 {
-			return nil, errors.New("an empty record")
-		}
-		records = append(records, r)
-	}
-	return records, nil
+	})
 }
 
 type noMsg struct{}

@@ -1,11 +1,17 @@
 package main
 
 // This file says how errors travel: a stable code for machines and tests, a
-// hint for people, an exit status for the shell. main.go alone prints them.
+// hint for people, an exit status for the shell. main.go alone prints them; what
+// the roles have to tell goes to standard error as lines of a log.
 
 import (
 	"errors"
 	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
 )
 
 // A codedError carries one of the stable codes that DESIGN.md lists. Tests and
@@ -87,3 +93,56 @@ func exitStatus(err error) int {
 	}
 	return 1
 }
+
+// A lineLog writes lines up to a level: 0 what an owner wants to know, 1 (-v)
+// who came and went, 2 (-vv) what for, 3 (-vvv) every step. It is safe for
+// concurrent use.
+type lineLog struct {
+	level int
+	now   func() time.Time
+
+	mu sync.Mutex
+	w  io.Writer // guarded by mu
+}
+
+// logf writes a line. What peers sent may be among args: control characters
+// are shown, not obeyed.
+func (l *lineLog) logf(level int, format string, args ...any) {
+	if level > l.level {
+		return
+	}
+	line := l.now().Format("2006-01-02T15:04:05.000Z07:00 ") + printable(fmt.Sprintf(format, args...)) + "\n"
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	io.WriteString(l.w, line)
+}
+
+// sayError writes what went wrong and what may help, for people.
+func sayError(w io.Writer, before string, err error) {
+	fmt.Fprintf(w, "%s: %s\n", before, printable(err.Error()))
+	if hint := hintOf(err); hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", printable(hint))
+	}
+}
+
+// printable is s in one line, without anything that a terminal would obey: a
+// name or an error text may come from the other side.
+func printable(s string) string {
+	if strings.IndexFunc(s, notPrintable) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for i, r := range s {
+		switch {
+		case r == unicode.ReplacementChar: // perhaps a byte that is no UTF-8
+			fmt.Fprintf(&b, "\\x%02x", s[i])
+		case notPrintable(r):
+			fmt.Fprintf(&b, "\\x%02x", r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func notPrintable(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsPrint(r) }

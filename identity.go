@@ -65,7 +65,17 @@ func loadIdentity(file string) (*identity, error) {
 	if !ok {
 		return nil, fmt.Errorf("identity %s: a %T, not an ed25519 key", file, key)
 	}
+	sweepKeys(file)
 	return newIdentity(*priv)
+}
+
+// sweepKeys removes what a first start that was killed has left of a key that
+// is nobody's. Who is making one right now needs it no more: see createFileOnce.
+func sweepKeys(file string) {
+	left, _ := filepath.Glob(filepath.Join(filepath.Dir(file), "."+filepath.Base(file)+".tmp*"))
+	for _, f := range left {
+		os.Remove(f)
+	}
 }
 
 // createIdentity writes a new key. Two processes may race here: the hard link

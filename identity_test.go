@@ -20,6 +20,12 @@ func ed25519FromSeed(b byte) ed25519.PrivateKey {
 
 func TestIdentityIsMadeOnceAndReadAgain(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "state", "identity")
+	if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(file), ".identity.tmp1"), []byte("of a start that was killed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
 	got := make([]*identity, 8)
 	for i := range got {

@@ -21,36 +21,33 @@ import (
 
 // layout lists the files from the ground up. A file uses only what is declared
 // in itself and above it; files on one line belong together and know each
-// other. A name stands for its variants as well: "lock" for lock.go,
-// lock_unix.go and lock_windows.go.
+// other. A name stands for its variants as well: "udp" for udp.go,
+// udp_linux.go and udp_other.go.
 var layout = []string{
 	// what all else stands on
-	"errs", "sorting", "version", "memory", "log", "ids", "flatfile", "identity", "lock",
+	"errs", "self", "ids", "fields", "os lock", "flatfile", "identity",
 	// the trust log: bytes, state, disk, exchange
-	"sshsig", "trust_ops trust_stmt", "trust_record trust trust_rules trust_effect trust_view", "trust_build", "trust_recovery", "trust_fork",
-	"trust_frames", "trust_store trust_load trust_derived", "trust_fsck", "trust_exchange",
+	"sshsig trust_ops trust_stmt", "trust trust_rules", "trust_build", "trust_fork", "trust_store trust_load", "trust_exchange",
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "portmap_wire", "portmap_text", "portmap_ask portmap", "punch punch_watch punch_rank punch_hard", "coord_talk", "natkind", "netwatch",
 	// the SSH server
-	"passwd", "ssh_msg", "ssh_wire", "ssh_auth", "ssh_pty", "ssh_child", "ssh_netchild ssh_session ssh_forward sshserve",
+	"ssh_wire", "ssh_auth", "ssh_child", "ssh_session sshserve",
 	// what verbs and coordinator say to each other
-	"coord_presence coord_online coord_introduce coord_echo coord_wire ticket", "coord_client", "coord_dial",
+	"coord_presence coord_online coord_introduce coord_echo coord_wire", "coord_client",
 	// links
-	"names", "refusals", "sessions", "stream", "peers", "link", "node", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "device",
+	"names", "stream", "peers", "link", "node", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "device",
 	// the coordinator
-	"coord_account coord_store coord_requests", "coord_stream", "coord_http", "coord_sockets", "coord",
+	"coord_store coord_requests", "coord_stream", "coord_http", "coord_sockets", "coord",
 	// the verbs
-	"term ssh_client client_target client_signal client_session client_tty client_escape", "client_shell",
-	"client_run", "client_proxy", "client_forwardspec", "client_listen", "client_forward", "client_grant", "ticket_copy", "client",
-	"cli_flags", "prompt", "client_signer", "client_ticket client_act", "client_sign", "client_account", "client_trust", "client_signers", "client_join",
-	"client_verbs", "client_status", "client_sshconfig", "roles verbs", "main",
+	"term ssh_client client_session client_tty", "client_grant", "client", "cli", "client_act", "client_run", "client_forward",
+	"client_sign", "client_account", "client_trust", "client_signers", "client_status", "roles main",
 }
 
 // importers names, for a package that few files may know, those files.
 var importers = map[string][]string{
 	"net/http":    {"coord_http"},
 	"os/exec":     {"ssh_child"},
-	"crypto/x509": {"identity", "client_signer"}, // certificates; a wrong passphrase
+	"crypto/x509": {"identity", "client_act"}, // certificates; a wrong passphrase
 }
 
 // forbidden are packages that no file imports, with the reason.
@@ -58,8 +55,8 @@ var forbidden = map[string]string{
 	"text/template": "switches off dead-code removal: 1.9 MB",
 	"html/template": "switches off dead-code removal: 2.3 MB",
 	"regexp":        "0.2 MB",
-	"log/slog":      "0.26 MB; log.go writes lines",
-	"log":           "log.go writes lines",
+	"log/slog":      "0.26 MB; errs.go writes lines",
+	"log":           "errs.go writes lines",
 	"encoding/xml":  "reflection that we have no need for",
 	"encoding/gob":  "reflection that we have no need for",
 	"unsafe":        "x/sys has what we need",

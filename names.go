@@ -1,9 +1,11 @@
 package main
 
-// This file finds the device that a person means, and guesses when there is
-// none of that name.
+// This file finds the device that a person means, and says in a person's words
+// why it cannot be had: nobody of that name, or nobody whom the coordinator
+// introduces.
 
 import (
+	"fmt"
 	"strings"
 	"time"
 )
@@ -19,11 +21,11 @@ func findDevice(st *trustState, called string) (signedDevice, error) {
 		return dev, nil
 	}
 	if dev, ok := st.device(deviceID(name)); ok {
-		return dev, revokedError(dev)
+		return dev, goneError(st, dev)
 	}
 	for _, dev := range st.revokedDevices() {
 		if dev.name == name {
-			return dev, revokedError(dev)
+			return dev, goneError(st, dev)
 		}
 	}
 	err := coded("unknown-device", "no such device")
@@ -31,6 +33,18 @@ func findDevice(st *trustState, called string) (signedDevice, error) {
 		return signedDevice{}, withHint(err, "did you mean %s?", strings.Join(near, " or "))
 	}
 	return signedDevice{}, withHint(err, "sessio status lists the devices of this account")
+}
+
+// goneError is revokedError for a person, to whom a fork leaves a choice.
+func goneError(st *trustState, dev signedDevice) error {
+	switch {
+	case !st.suspended(dev.id):
+		return revokedError(dev)
+	case dev.reason == reasonUndone:
+		return withHint(coded("revoked", "suspended: another branch of the log has thrown out who signed for it"),
+			"sessio trust update %s confirms it, with the key of another signer; sessio trust revoke %[1]s ends it for good", dev.id)
+	}
+	return withHint(coded("revoked", "revoked (%s) on another branch of the log", dev.reason), "sessio trust revoke %s revokes it in this one, too", dev.id)
 }
 
 func revokedError(dev signedDevice) error {
@@ -112,4 +126,46 @@ func editDistance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// refusalOf says a refusal to a person.
+func refusalOf(m *refuseMsg, name string) error {
+	switch m.reason {
+	case refuseUnknown:
+		return coded("unknown-device", "the coordinator knows no such device")
+	case refuseOffline:
+		if m.seconds == never {
+			return withHint(coded("offline", "offline, not seen since the coordinator started"), "start it there with: sessio -device")
+		}
+		return withHint(coded("offline", "offline, last seen %s ago", sayDuration(time.Duration(m.seconds)*time.Second)),
+			"start it there with: sessio -device")
+	case refuseSilent:
+		return withHint(coded("silent", "online, but it does not answer; last heard %s ago", sayDuration(time.Duration(m.seconds)*time.Second)),
+			"its network may have changed just now: try again in half a minute")
+	case refuseRevoked:
+		return withHint(coded("revoked", "revoked"), "it can be enrolled again with a new ticket and a new identity")
+	case refuseUnsigned:
+		return withHint(coded("unsigned", "not signed yet"), "on a machine that can sign, run: sessio trust sign %s", name)
+	case refuseLimit:
+		return withHint(coded("limit", "too many calls"), "wait a minute and try again")
+	case refuseBusy:
+		return withHint(coded("busy", "the coordinator is too busy"), "try again in a minute")
+	case refuseUpdate:
+		return withHint(coded("update", "the coordinator (%s) speaks protocol %d to %d, this program %d to %d", m.proto.build, m.proto.min, m.proto.max, protoMin, protoMax),
+			"update sessio on the older side")
+	}
+	return fmt.Errorf("refused by the coordinator, reason %d", m.reason)
+}
+
+// sayDuration is a length of time in one unit, as a person says it.
+func sayDuration(d time.Duration) string {
+	switch {
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%d min", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h", int(d.Hours()))
+	}
+	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }

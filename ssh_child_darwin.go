@@ -1,5 +1,54 @@
 package main
 
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
 // sessionMembers finds nobody: macOS has no /proc. A terminal that hangs up
 // and the signal to the leader's process group have to do.
 func sessionMembers(sid int) []int { return nil }
+
+type termFlag = uint64
+
+const (
+	ioctlGetTermios = unix.TIOCGETA
+	ioctlSetTermios = unix.TIOCSETA
+	posixVDisable   = 255
+)
+
+func systemChars(m map[byte]int) map[byte]int {
+	m[11], m[17] = unix.VDSUSP, unix.VSTATUS
+	return m
+}
+
+func systemFlags(m map[byte]ptyFlag) map[byte]ptyFlag { return m }
+
+func setSpeed(t *unix.Termios, input bool, baud uint32) {
+	if input {
+		t.Ispeed = uint64(baud)
+	} else {
+		t.Ospeed = uint64(baud)
+	}
+}
+
+func tcSendBreak(fd int) error {
+	return unix.IoctlSetInt(fd, unix.TIOCSBRK, 0)
+}
+
+// A netChild cannot be had on macOS: it has no Unix sockets that keep messages
+// apart and notice their peer's end.
+type netChild struct{}
+
+var errNoNetChild = errors.New("no forwarding for another user than the server's own on macOS")
+
+func (*netChild) dial(context.Context, osAccount, string) (streamConn, error) {
+	return nil, errNoNetChild
+}
+
+func (*netChild) stop() {}
+
+func isNetChild([]string) bool { return false }
+func runNetChild() error       { return errNoNetChild }

@@ -380,7 +380,7 @@ func TestClientOpenerError(t *testing.T) {
 	p.fail = func(int) error {
 		return withHint(coded("unknown-device", "no such device"), "did you mean attic?")
 	}
-	err := cmdShell(t.Context(), p, stdio{}, shellArgs{device: "atic"})
+	err := cmdShell(t.Context(), p, stdio{}, target{device: "atic"})
 	if got := err.Error(); got != "connecting to atic: no such device" {
 		t.Errorf("text %q", got)
 	}

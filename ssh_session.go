@@ -294,14 +294,12 @@ func hostPort(a net.Addr) (host, port string) {
 	return ap.Addr().Unmap().String(), fmt.Sprint(ap.Port())
 }
 
-const sshCopyBuffer = 32 << 10 // a packet; the library wants no larger writes
-
 // feed copies what the client sends to the child. When the child reads no more
 // the rest is thrown away, for the client may not stop. End of file closes a
 // pipe; a terminal stays open, as in sshd.
 func (s *sshSession) feed() {
 	defer s.in.close()
-	b := make([]byte, sshCopyBuffer)
+	b := make([]byte, sshChunk)
 	if s.child.term != nil {
 		b = b[:ptyCopyBuffer]
 	}
@@ -363,18 +361,8 @@ func (s *sshSession) finish(kind string) {
 // copyOut copies until end of file. If nobody listens any more the pipe is
 // closed, so that the writer gets SIGPIPE.
 func copyOut(w io.Writer, r *os.File) {
-	b := make([]byte, sshCopyBuffer)
-	for {
-		n, err := r.Read(b)
-		if n > 0 {
-			if _, err := w.Write(b[:n]); err != nil {
-				r.Close()
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
+	if writeErr, _ := copyChunks(w, r); writeErr != nil {
+		r.Close()
 	}
 }
 

@@ -2,11 +2,13 @@ package main
 
 // This file stands between the SSH library and the network: it gathers the
 // library's many small writes into few, and it counts what came in and was not
-// yet read, which the library does not bound.
+// yet read, which the library does not bound. It also has the messages that both
+// ends of a connection know.
 
 import (
 	"bufio"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -304,3 +306,48 @@ func (gr *guardedReader) close() {
 		gr.g.mu.Unlock()
 	}
 }
+
+// sshChunk is the copy size: the largest packet that SSH peers take, in bytes.
+const sshChunk = 32 << 10
+
+// copyChunks copies until r ends, through a buffer of its own: os.File's
+// ReadFrom would bring one of another size. The two sides' errors are apart.
+func copyChunks(w io.Writer, r io.Reader) (writeErr, readErr error) {
+	buf := make([]byte, sshChunk)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return err, nil
+			}
+		}
+		if err == io.EOF {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// forwardDialTimeout is for resolving and connecting together.
+const forwardDialTimeout = 10 * time.Second
+
+// A streamConn is a connection whose directions end one by one.
+type streamConn interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// A directTCPMsg opens a "direct-tcpip" channel: RFC 4254, section 7.2. The
+// host may be a name, which the server resolves.
+type directTCPMsg struct {
+	Host       string
+	Port       uint32
+	Origin     string
+	OriginPort uint32
+}
+
+// A windowChangeMsg is the payload of "window-change": RFC 4254, section 6.7.
+// Characters, then pixels.
+type windowChangeMsg struct{ Cols, Rows, Width, Height uint32 }

@@ -1,4 +1,4 @@
-//go:build !windows
+//go:build linux || darwin
 
 package main
 
@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -120,7 +119,7 @@ func (uninterrupted) cancel() {}
 
 // terminalModes encodes the modes of f as RFC 4254, section 8 has them.
 func terminalModes(f *os.File) string {
-	tio, err := unix.IoctlGetTermios(int(f.Fd()), ioctlGetModes)
+	t, err := unix.IoctlGetTermios(int(f.Fd()), ioctlGetTermios)
 	if err != nil {
 		return "\x00"
 	}
@@ -128,48 +127,15 @@ func terminalModes(f *os.File) string {
 	put := func(op byte, value uint32) {
 		b = binary.BigEndian.AppendUint32(append(b, op), value)
 	}
-	for _, c := range modeChars {
-		put(c.op, uint32(tio.Cc[c.index]))
-	}
-	for _, m := range modeFlags {
-		word := [...]uint64{uint64(tio.Iflag), uint64(tio.Lflag), uint64(tio.Oflag), uint64(tio.Cflag)}[m.word]
-		set := uint32(0)
-		if word&m.mask == m.mask {
-			set = 1
+	for op := range byte(ptyOpISpeed) {
+		if at, ok := ptyChars[op]; ok {
+			put(op, uint32(t.Cc[at]))
+		} else if f, ok := ptyFlags[op]; ok {
+			put(op, uint32(boolByte(*f.of(t)&f.bit == f.bit)))
 		}
-		put(m.op, set)
 	}
 	// The speed means nothing on a pseudo-terminal; some programs want one.
-	put(128, 38400)
-	put(129, 38400)
+	put(ptyOpISpeed, 38400)
+	put(ptyOpOSpeed, 38400)
 	return string(append(b, 0))
-}
-
-// modeChars are the special characters that Linux and macOS share, in the
-// numbering of RFC 4254, section 8.
-var modeChars = []struct {
-	op    byte
-	index int
-}{
-	{1, syscall.VINTR}, {2, syscall.VQUIT}, {3, syscall.VERASE}, {4, syscall.VKILL},
-	{5, syscall.VEOF}, {6, syscall.VEOL}, {7, syscall.VEOL2}, {8, syscall.VSTART},
-	{9, syscall.VSTOP}, {10, syscall.VSUSP}, {12, syscall.VREPRINT}, {13, syscall.VWERASE},
-	{14, syscall.VLNEXT}, {18, syscall.VDISCARD},
-}
-
-// modeFlags are the flags, likewise; word counts input, local, output and
-// control modes.
-var modeFlags = []struct {
-	op   byte
-	word int
-	mask uint64
-}{
-	{30, 0, unix.IGNPAR}, {31, 0, unix.PARMRK}, {32, 0, unix.INPCK}, {33, 0, unix.ISTRIP},
-	{34, 0, unix.INLCR}, {35, 0, unix.IGNCR}, {36, 0, unix.ICRNL}, {38, 0, unix.IXON},
-	{39, 0, unix.IXANY}, {40, 0, unix.IXOFF}, {41, 0, unix.IMAXBEL}, {42, 0, unix.IUTF8},
-	{50, 1, unix.ISIG}, {51, 1, unix.ICANON}, {53, 1, unix.ECHO}, {54, 1, unix.ECHOE},
-	{55, 1, unix.ECHOK}, {56, 1, unix.ECHONL}, {57, 1, unix.NOFLSH}, {58, 1, unix.TOSTOP},
-	{59, 1, unix.IEXTEN}, {60, 1, unix.ECHOCTL}, {61, 1, unix.ECHOKE}, {62, 1, unix.PENDIN},
-	{70, 2, unix.OPOST}, {72, 2, unix.ONLCR}, {73, 2, unix.OCRNL}, {74, 2, unix.ONOCR}, {75, 2, unix.ONLRET},
-	{90, 3, unix.CS7}, {91, 3, unix.CS8}, {92, 3, unix.PARENB}, {93, 3, unix.PARODD},
 }

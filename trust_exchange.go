@@ -12,13 +12,143 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
+
+// A frame is its type (1 byte), the length of its body (4 bytes, big endian) and
+// the body.
+const (
+	frameHello   = 1
+	frameGet     = 2
+	frameRecords = 3
+	frameError   = 4
+
+	maxFrame        = 64 << 10 // bytes of body
+	maxReplyRecords = 64
+	maxLogBuild     = 64
+	maxErrorCode    = 32
+
+	exchangeProto = 1 // the protocol that this program speaks
+)
+
+// A logHelloMsg says how far a log has come. It begins an exchange; the second one
+// says that the sender asks for nothing more. The body:
+//
+//	acct      32 bytes
+//	seq        8 bytes  number of the last record
+//	head      32 bytes  hash of the last statement; zero: no records
+//	min, max   2 bytes each: protocol versions
+//	build      1 byte length and text, at most 64 of 0x20-0x7e
+//	branches   1 byte   count, at most 8; for each tip beside the log:
+//	             seq    8 bytes
+//	             hash  32 bytes
+//
+// Bytes after the last branch are ignored: that is where fields are added.
+type logHelloMsg struct {
+	acct     acctID
+	tip      logTip
+	min, max uint16
+	build    string
+	branches []logTip
+}
+
+// A logGetMsg asks for records from…to on the way to a statement: 32 bytes of
+// hash, 8 bytes each of from and to.
+type logGetMsg struct {
+	tip      stmtHash
+	from, to uint64
+}
+
+// A logRecordsMsg answers a logGetMsg: a count (1 byte, at most 64), then each record
+// with its length (4 bytes). They begin at from and may end before to; none at
+// all means that there are none. No tail.
+type logRecordsMsg struct{ records [][]byte }
+
+// An logErrorMsg instead of records refuses to give any; at any other time it says
+// why its sender ends the exchange. A stable code of at most 32 letters and
+// dashes, with its length (1 byte). Bytes after it are ignored.
+type logErrorMsg struct{ code string }
+
+func (m *logHelloMsg) fields(c *codec) {
+	c.fixed(m.acct[:])
+	m.tip.fields(c)
+	m.min, m.max = uint16(c.uint(uint64(m.min), 2)), uint16(c.uint(uint64(m.max), 2))
+	m.build = c.text(m.build, 1, maxLogBuild)
+	if strings.IndexFunc(m.build, func(r rune) bool { return r < 0x20 || r > 0x7e }) >= 0 {
+		c.fail("exchange: hello with a build that is not text")
+	}
+	listed(c, &m.branches, 1, maxBranches, "branches", func(t *logTip) { t.fields(c) })
+}
+
+func (t *logTip) fields(c *codec) {
+	t.seq = c.uint(t.seq, 8)
+	c.fixed(t.hash[:])
+}
+
+func (m *logGetMsg) fields(c *codec) {
+	c.fixed(m.tip[:])
+	m.from, m.to = c.uint(m.from, 8), c.uint(m.to, 8)
+	if c.reading && m.from > m.to {
+		c.fail("exchange: records from %d to %d asked for", m.from, m.to)
+	}
+}
+
+func (m *logRecordsMsg) fields(c *codec) {
+	listed(c, &m.records, 1, maxReplyRecords, "records", func(r *[]byte) { *r = c.prefixed(*r, 4, maxRecord) })
+	if !c.in.Empty() {
+		c.fail("exchange: bytes behind the last record")
+	}
+}
+
+func (m *logErrorMsg) fields(c *codec) {
+	m.code = c.text(m.code, 1, 255)
+	if c.reading && !inSet(m.code, maxErrorCode, "abcdefghijklmnopqrstuvwxyz0123456789-") {
+		c.fail("exchange: an error without a proper code")
+	}
+}
+
+func (m *logHelloMsg) append(b []byte) []byte   { return appendFields(b, m) }
+func (m *logGetMsg) append(b []byte) []byte     { return appendFields(b, m) }
+func (m *logRecordsMsg) append(b []byte) []byte { return appendFields(b, m) }
+func (m *logErrorMsg) append(b []byte) []byte   { return appendFields(b, m) }
+
+func parseLogHello(b []byte) (*logHelloMsg, error)     { return parseFields(b, new(logHelloMsg)) }
+func parseLogGet(b []byte) (*logGetMsg, error)         { return parseFields(b, new(logGetMsg)) }
+func parseLogRecords(b []byte) (*logRecordsMsg, error) { return parseFields(b, new(logRecordsMsg)) }
+func parseLogError(b []byte) (*logErrorMsg, error)     { return parseFields(b, new(logErrorMsg)) }
+
+func appendFrame(b []byte, typ byte, body []byte) []byte {
+	b = binary.BigEndian.AppendUint32(append(b, typ), uint32(len(body)))
+	return append(b, body...)
+}
+
+// readFrame reads one frame. allow is asked before memory is taken for the
+// body.
+func readFrame(r io.Reader, allow func(typ byte, size int) error) (typ byte, body []byte, err error) {
+	var head [5]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	size := binary.BigEndian.Uint32(head[1:])
+	if size > maxFrame {
+		return 0, nil, fmt.Errorf("exchange: a frame of %d bytes, at most %d", size, maxFrame)
+	}
+	if err := allow(head[0], int(size)); err != nil {
+		return 0, nil, err
+	}
+	body = make([]byte, size)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return 0, nil, io.ErrUnexpectedEOF
+	}
+	return head[0], body, nil
+}
 
 const (
 	// exchangeTime bounds one exchange, however slowly a peer sends.

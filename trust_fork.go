@@ -37,6 +37,12 @@ type trustTree struct {
 	roomy  bool        // no bounds on what stands beside: it has been let in before
 }
 
+// A logTip names the end of a log or of a branch.
+type logTip struct {
+	seq  uint64
+	hash stmtHash
+}
+
 // A treeNode is a verified record.
 type treeNode struct {
 	*trustRecord

@@ -47,7 +47,7 @@ func TestTrustFrameBytes(t *testing.T) {
 			"01 00000078 " + aa + " 0000000000000102 " + bb + " 0001 0002 02 7631 01 0000000000000003 " + strings.Repeat("cc", 32)},
 		{"empty hello", frameHello, &logHelloMsg{}, "01 0000004e " + strings.Repeat("00", 78)},
 		{"get", frameGet, &logGetMsg{trustTestHash(0xbb), 1, 64}, "02 00000030 " + bb + " 0000000000000001 0000000000000040"},
-		{"records", frameRecords, &logRecordsMsg{[][]byte{{1, 2}, {}}}, "03 0000000b 02 00000002 0102 00000000"},
+		{"records", frameRecords, &logRecordsMsg{[][]byte{{1, 2}, nil}}, "03 0000000b 02 00000002 0102 00000000"},
 		{"no records", frameRecords, &logRecordsMsg{}, "03 00000001 00"},
 		{"error", frameError, &logErrorMsg{"denied"}, "04 00000007 06 64656e696564"},
 	} {

@@ -2,18 +2,29 @@ package main
 
 // This file reads dir/trust into memory: the anchor, the log, what stands beside
 // it, and the floor under the clock. Damage is reported and worked around: what
-// is sound is kept, the rest is fetched again from any peer.
+// is sound is kept, the rest is fetched again from any peer. Checking an account
+// from the ground up, with every signature, is here as well.
+//
+// What stock OpenSSH reads is written here: authorized_keys (who may come in) and
+// known_hosts (who is who), both made from the verified state and from nothing
+// else. They are never read back as authority.
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // An anchor is what a machine pins when it joins: the account, and where its
@@ -282,4 +293,206 @@ func (t *trustStore) clockFloor() time.Time {
 		}
 	}
 	return time.Unix(floor, 0)
+}
+
+// A fsckReport says what fsck has read and what is wrong with it.
+type fsckReport struct {
+	records int // in the log, all sound up to here
+	beside  int // verified records beside it
+	found   []error
+}
+
+func (r *fsckReport) add(format string, args ...any) {
+	r.found = append(r.found, fmt.Errorf(format, args...))
+}
+
+// fsck trusts nothing in memory and changes nothing on disk.
+func (t *trustStore) fsck() (r fsckReport, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err = t.locked(func() error {
+		text, err := os.ReadFile(t.path("anchor"))
+		if err != nil {
+			return err
+		}
+		pin, err := parseAnchor(text)
+		if err != nil {
+			return err
+		}
+		tree := newTrustTree(pin.acct)
+		tree.roomy = true
+		t.fsckFile(&r, "log", tree, addAppended)
+		r.records = len(tree.log)
+		t.fsckFile(&r, "evidence", tree, addKept)
+		r.beside = len(tree.order)
+		t.fsckRest(&r, tree)
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errNoAccount
+	}
+	return r, err
+}
+
+// fsckFile puts the records of a file into tree as if a stranger had sent them.
+func (t *trustStore) fsckFile(r *fsckReport, name string, tree *trustTree, want addOutcome) {
+	b, err := os.ReadFile(t.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		r.add("%w", err)
+		return
+	}
+	raws, _, err := readEntries(bytes.NewReader(b), maxRecord)
+	if err != nil {
+		r.add("%s: %w", t.path(name), err)
+		return
+	}
+	for i, raw := range raws {
+		rec, parseErr := parseRecord(raw)
+		if parseErr == nil && want == addKept && tree.find(rec.stmt.seq, rec.hash) != nil {
+			continue // it has come into the log since
+		}
+		outcome, err := tree.add(raw, time.Time{})
+		if err == nil {
+			err = errors.New("it stands in the wrong place")
+		}
+		if outcome != want {
+			r.add("%s, record %d: %w", t.path(name), i, err)
+			return
+		}
+	}
+}
+
+// fsckRest compares what follows from the log with what is in use.
+func (t *trustStore) fsckRest(r *fsckReport, tree *trustTree) {
+	if t.tree != nil && tree.state.head() != t.tree.state.head() {
+		r.add("the log on disk ends at statement %d, and this program uses it up to %d", tree.state.seq(), t.tree.state.seq())
+	}
+	if tree.view == nil {
+		return
+	}
+	for name, body := range derivedTexts(tree.view) {
+		text, err := os.ReadFile(filepath.Join(t.dir, name))
+		if err != nil || !bytes.Equal(text, append(derivedHead(tree.view, body), body...)) {
+			r.add("%s does not say what the log says", filepath.Join(t.dir, name))
+		}
+	}
+}
+
+const localKeysFile = "authorized_keys.local"
+
+// authorizedKeysText lists the clients. A pure client whose logins are narrowed,
+// or which may not run what it likes, is left out: these lines cannot say so.
+func authorizedKeysText(s *trustState) []byte {
+	var b []byte
+	for _, d := range s.devices() {
+		caps := d.caps
+		if d.hasRole("server") {
+			caps = deviceCaps // what is signed then bounds only who enters it
+		}
+		free := d.hasRole("server") || slices.Contains(d.users, "*") && d.hasCap("shell") && d.hasCap("exec") && d.hasCap("sftp")
+		if !d.hasRole("client") || !free {
+			continue
+		}
+		b = fmt.Appendf(b, "%s %s %s %s.%s\n", keyOptions(caps, d.expires),
+			ssh.KeyAlgoED25519, b64(d.keys.sshKey().Marshal()), d.name, d.id)
+	}
+	return b
+}
+
+// keyOptions are in the form of sshd(8), "AUTHORIZED_KEYS FILE FORMAT".
+func keyOptions(caps []string, expires int64) string {
+	options := "restrict"
+	if slices.Contains(caps, "pty") {
+		options += ",pty"
+	}
+	if slices.Contains(caps, "forward") {
+		options += ",port-forwarding"
+	}
+	if expires != 0 {
+		options += fmt.Sprintf(",expiry-time=%q", time.Unix(expires, 0).UTC().Format("20060102150405Z"))
+	}
+	return options
+}
+
+// knownHostsText lists the servers, and what once were servers as revoked.
+func knownHostsText(s *trustState) []byte {
+	var b []byte
+	for _, d := range append(s.devices(), s.revokedDevices()...) {
+		if !d.hasRole("server") {
+			continue
+		}
+		if d.revoked {
+			b = append(b, "@revoked "...)
+		}
+		b = fmt.Appendf(b, "%s.sessio,%s.sessio %s %s\n", d.name, d.id,
+			ssh.KeyAlgoED25519, b64(d.keys.sshKey().Marshal()))
+	}
+	return b
+}
+
+// derivedHead begins a derived file: whose it is, and a sum of what follows, by
+// which an edit by hand is told from an older state.
+func derivedHead(s *trustState, body []byte) []byte {
+	sum := sha256.Sum256(body)
+	return fmt.Appendf(nil, "# made by sessio from the signed log of account %s, and replaced when that changes\n"+
+		"# your own keys go into %s\n# sum %x\n", acctWords(s.acct()), localKeysFile, sum[:8])
+}
+
+// editedByHand reports whether text is not as sessio wrote it, now or earlier.
+func editedByHand(text []byte) bool {
+	lines := bytes.SplitAfterN(text, []byte("\n"), 4)
+	if len(lines) < 4 || !bytes.HasPrefix(lines[0], []byte("# made by sessio ")) {
+		return true
+	}
+	sum := sha256.Sum256(lines[3])
+	return string(lines[2]) != fmt.Sprintf("# sum %x\n", sum[:8])
+}
+
+// derivedTexts are the bodies of the files in dir.
+func derivedTexts(s *trustState) map[string][]byte {
+	return map[string][]byte{
+		"authorized_keys": authorizedKeysText(s),
+		"known_hosts":     knownHostsText(s),
+	}
+}
+
+// writeDerivedLocked brings the files up to date. What somebody has written into
+// them is kept in a copy, reported, and has no effect: the log is the authority,
+// so that a failure here is reported and changes nothing else.
+func (t *trustStore) writeDerivedLocked() {
+	for name, body := range derivedTexts(t.state()) {
+		file := filepath.Join(t.dir, name)
+		text := append(derivedHead(t.state(), body), body...)
+		old, err := os.ReadFile(file)
+		if err == nil && bytes.Equal(old, text) {
+			continue
+		}
+		if err == nil && editedByHand(old) {
+			t.noteLocked(withHint(fmt.Errorf("%s was edited by hand: it is replaced, the edited text is in %s.edited", file, file),
+				"your own keys go into %s", filepath.Join(t.dir, localKeysFile)))
+			if err := replaceFile(file+".edited", old, 0o600); err != nil {
+				t.noteLocked(fmt.Errorf("keeping a copy: %w", err))
+			}
+		}
+		if err := replaceFile(file, text, 0o600); err != nil {
+			t.noteLocked(fmt.Errorf("writing %s: %w", file, err))
+		}
+	}
+}
+
+// removeDerived is for a machine that forgets its account.
+func (t *trustStore) removeDerived() error {
+	for _, name := range []string{"authorized_keys", "known_hosts"} {
+		file := filepath.Join(t.dir, name)
+		if text, err := os.ReadFile(file); err != nil || editedByHand(text) {
+			continue // not ours
+		}
+		if err := os.Remove(file); err != nil {
+			return fmt.Errorf("trust reset: %w", err)
+		}
+	}
+	return nil
 }

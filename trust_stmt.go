@@ -129,7 +129,7 @@ func parseStatement(text []byte) (*statement, error) {
 	}
 	r := &stmtReader{rest: string(text)}
 	if line := r.line(); line != stmtFirstLine {
-		return nil, coded("stmt-malformed", "a statement that begins with %q, not %q", line, stmtFirstLine)
+		return nil, coded("stmt-malformed", "a statement that begins with %.80q, not %q", line, stmtFirstLine)
 	}
 	st := &statement{
 		acct: acctID(r.hex32("acct")),
@@ -227,7 +227,15 @@ type stmtReader struct {
 	err  error
 }
 
+// maxQuoted is how much of a foreign text an error repeats, in bytes.
+const maxQuoted = 80
+
 func (r *stmtReader) fail(format string, args ...any) {
+	for i, a := range args {
+		if text, ok := a.(string); ok && len(text) > maxQuoted {
+			args[i] = text[:maxQuoted] + "..."
+		}
+	}
 	if r.err == nil {
 		r.err = coded("stmt-malformed", "statement: "+format, args...)
 	}
@@ -296,7 +304,7 @@ func (r *stmtReader) number(key string) uint64 {
 func parseStmtNumber(v string) (uint64, error) {
 	n, err := strconv.ParseUint(v, 10, 64)
 	if err != nil || n > maxStmtNumber || strconv.FormatUint(n, 10) != v {
-		return 0, fmt.Errorf("%q is no plain number up to 2^53", v)
+		return 0, fmt.Errorf("%.80q is no plain number up to 2^53", v)
 	}
 	return n, nil
 }

@@ -94,6 +94,9 @@ func TestTrustStatementMalformed(t *testing.T) {
 		{"bare", "seq 5", "seq 9007199254740993"},
 		{"bare", "seq 5", "seq 99999999999999999999"},
 		{"bare", "seq 5", "seq -5"},
+		{"bare", "seq 5", "seq " + lots("5", 3000)},
+		{"bare", "seq 5", lots("5", 3000)},
+		{"bare", "sessio-statement-v1", lots("v", 3000)},
 		{"bare", "seq 5", "seq 0"},
 		{"bare", "seq 5", "Seq 5"},
 		{"bare", "seq 5\nprev", "prev"},
@@ -204,8 +207,11 @@ func TestTrustStatementMalformed(t *testing.T) {
 		if bad == good {
 			t.Errorf("%s: %q is not in it", c.of, c.old)
 		}
-		if _, err := parseStatement([]byte(bad)); codeOf(err) != "stmt-malformed" {
+		_, err := parseStatement([]byte(bad))
+		if codeOf(err) != "stmt-malformed" {
 			t.Errorf("%s with %q for %q: %v", c.of, c.new, c.old, err)
+		} else if len(err.Error()) > 3*maxQuoted {
+			t.Errorf("%s: an error of %d bytes", c.of, len(err.Error()))
 		}
 	}
 	if _, err := parseStatement(nil); codeOf(err) != "stmt-malformed" {

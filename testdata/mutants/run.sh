@@ -28,9 +28,8 @@ mutant() {
 # copy DIR makes a copy of what the trust log is made of.
 copy() {
 	mkdir -p "$1/testdata"
-	(cd "$root" && cp errs.go sorting.go version.go ids.go identity.go flatfile.go flatfile_*.go lock.go lock_*.go \
+	(cd "$root" && cp errs.go self.go ids.go fields.go os_*.go lock.go flatfile.go identity.go \
 		sshsig.go sshsig_test.go trust*.go go.mod go.sum "$1")
-	rm -f "$1"/lock_test.go "$1"/flatfile_test.go
 	cp -r "$root/testdata/vectors" "$1/testdata"
 	printf 'package main\n\nfunc main() {}\n' >"$1/main.go"
 }

@@ -1,14 +1,43 @@
 package main
 
-// This file chooses how much memory to use by how much there is.
+// This file knows which program this is, and keeps it small: one copy of the
+// sorting algorithm in the binary, memory by how much the machine has.
 
 import (
 	"os"
 	"runtime/debug"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
+
+// version and builtAt (unix seconds) are set by the linker; see the Makefile.
+var (
+	version = "dev"
+	builtAt = "0"
+)
+
+// maxBuild bounds a program's version text on the wire, in bytes.
+const maxBuild = 32
+
+// buildVersion is the version as peers are told it, at most maxBuild bytes.
+func buildVersion() string { return version[:min(len(version), maxBuild)] }
+
+// buildTime is a time that lies in the past of every right clock.
+func buildTime() time.Time {
+	n, err := strconv.ParseInt(builtAt, 10, 64)
+	if err != nil {
+		return time.Unix(0, 0)
+	}
+	return time.Unix(n, 0)
+}
+
+// sortBy sorts list; what compares equal stays in order.
+func sortBy[T any](list []T, compare func(a, b T) int) {
+	sort.SliceStable(list, func(i, j int) bool { return compare(list[i], list[j]) < 0 })
+}
 
 // smallBelow is what a machine with little memory has, in bytes.
 const smallBelow = 128 << 20
