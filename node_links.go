@@ -35,6 +35,9 @@ func (n *node) quicFor(info *quic.ClientInfo) (*quic.Config, error) {
 }
 
 func (n *node) accepted(ctx context.Context, conn *quic.Conn) {
+	if h, ok := conn.Context().Value(halfOpenKey{}).(*halfOpen); ok {
+		n.opened(h)
+	}
 	n.mu.Lock()
 	proc := n.peers.ofVirtual(conn.RemoteAddr())
 	n.mu.Unlock()
@@ -179,9 +182,31 @@ func (n *node) tickLinksLocked(now time.Time) (next time.Time) {
 			next = earlier(next, now.Add(max(n.hold-heard, 100*ms)))
 		}
 		next = earlier(next, n.recallLocked(now, l))
+		next = earlier(next, n.expireLocked(now, l))
 		if !l.questioned.IsZero() {
 			next = earlier(next, now.Add(500*ms))
 		}
+	}
+	return next
+}
+
+// expiryLook is how often, at least, dates are looked at while a signature has
+// one: clocks are set, and stand still while the machine sleeps.
+const expiryLook = time.Minute
+
+// expireLocked ends a link when the signature of either end is good no longer.
+func (n *node) expireLocked(now time.Time, l *link) (next time.Time) {
+	for _, id := range []deviceID{l.device, n.id.keys.deviceID()} {
+		dev, ok := n.deviceOf(id)
+		if !ok || dev.expires == 0 {
+			continue
+		}
+		today := n.trust.now()
+		if dev.expired(today) {
+			n.endLinkLocked(l, "expired")
+			return next
+		}
+		next = earlier(next, now.Add(min(time.Unix(dev.expires, 0).Sub(today), expiryLook)))
 	}
 	return next
 }
