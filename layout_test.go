@@ -35,7 +35,7 @@ var layout = []string{
 	// what verbs and coordinator say to each other
 	"coord_presence coord_online coord_introduce coord_echo coord_wire", "coord_client",
 	// links
-	"names", "stream", "peers", "link", "node", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "device",
+	"names", "stream", "peers", "link", "node node_handshakes", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "device",
 	// the coordinator
 	"coord_store coord_requests", "coord_stream", "coord_http", "coord_sockets", "coord",
 	// the verbs

@@ -61,6 +61,10 @@ type link struct {
 	knownAt sync.Once
 }
 
+// handshakeIdle is how long a handshake may wait for the other end: hard NATs
+// take up to 12 s.
+const handshakeIdle = 15 * time.Second
+
 // linkQUIC is the configuration of links. Liveness is punch.go's to judge:
 // QUIC's own idle clock would end a link whose lid is closed for the night.
 //
@@ -74,7 +78,7 @@ func linkQUIC(small bool) *quic.Config {
 		stream = 1 << 20
 	}
 	return &quic.Config{
-		HandshakeIdleTimeout:           15 * time.Second, // hard NATs take up to 12
+		HandshakeIdleTimeout:           handshakeIdle,
 		MaxIdleTimeout:                 30 * 24 * time.Hour,
 		InitialPacketSize:              1200, // 1280 with DF never arrives behind a small MTU
 		MaxIncomingStreams:             1024,

@@ -48,16 +48,17 @@ type node struct {
 	life    context.Context    // ends when close begins
 	stop    context.CancelFunc // ends it
 
-	mu      sync.Mutex
-	talk    *coordTalk            // guarded by mu
-	peers   *peerTable            // guarded by mu
-	nat     *natFinder            // guarded by mu
-	ports   *portMapper           // guarded by mu: nil unless keepPort, and behind a NAT
-	links   map[*link]bool        // guarded by mu
-	dials   map[deviceID]*dialing // guarded by mu
-	changed chan struct{}         // guarded by mu: closed and made anew when paths or links change
-	wanted  uint64                // guarded by mu: seq that the coordinator has
-	closed  bool                  // guarded by mu: nothing new may be spawned
+	mu       sync.Mutex
+	talk     *coordTalk            // guarded by mu
+	peers    *peerTable            // guarded by mu
+	nat      *natFinder            // guarded by mu
+	ports    *portMapper           // guarded by mu: nil unless keepPort, and behind a NAT
+	links    map[*link]bool        // guarded by mu
+	dials    map[deviceID]*dialing // guarded by mu
+	halfOpen map[*halfOpen]bool    // guarded by mu
+	changed  chan struct{}         // guarded by mu: closed and made anew when paths or links change
+	wanted   uint64                // guarded by mu: seq that the coordinator has
+	closed   bool                  // guarded by mu: nothing new may be spawned
 }
 
 // A dialing is one attempt under way.

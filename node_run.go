@@ -28,7 +28,7 @@ func openNode(ctx context.Context, c nodeConfig) (*node, error) {
 	n := &node{nodeConfig: c, acct: a.acct, anchor: a, instance: newInstanceID(), small: smallMemory(),
 		sessions: newSessionTable(time.Now()), wake: make(chan struct{}, 1), fetch: make(chan struct{}, 1),
 		hint:  sealHintOf(a.acct, c.id.keys.sign),
-		links: map[*link]bool{}, dials: map[deviceID]*dialing{}, changed: make(chan struct{})}
+		links: map[*link]bool{}, dials: map[deviceID]*dialing{}, halfOpen: map[*halfOpen]bool{}, changed: make(chan struct{})}
 	if n.listen == "" {
 		n.listen = ":0"
 	}
@@ -66,7 +66,7 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		n.talk.echo(now, echoCall{sock: sock, seen: seen})
 	}
 	n.mux.stir = n.poke
-	n.tr = &quic.Transport{Conn: n.mux.packetConn(), ConnectionIDLength: 8, DisableVersionNegotiationPackets: true}
+	n.tr = &quic.Transport{Conn: n.mux.packetConn(), ConnectionIDLength: 8, DisableVersionNegotiationPackets: true, ConnContext: n.connContext}
 	conf := linkQUIC(n.small)
 	conf.GetConfigForClient = n.quicFor
 	n.listener, err = n.tr.Listen(n.id.tlsConfig(alpnLink, func(publicKeys) error { return nil }), conf)
