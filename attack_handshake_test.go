@@ -28,17 +28,19 @@ func newHalfOpener(t *testing.T, m *testMachine) *halfOpener {
 // begin begins to dial again and again.
 func (h *halfOpener) begin(t *testing.T, dials int) {
 	n := h.link.owner.(*node)
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithTimeout(context.Background(), 30*time.Second)
 	h.enter = make(chan struct{}, dials)
+	over := make(chan struct{})
 	var running sync.WaitGroup
 	h.end = sync.OnceFunc(func() {
-		stop()
+		close(over)
 		running.Wait()
+		stop()
 	})
 	t.Cleanup(h.end)
 	conf := n.id.tlsConfig(alpnLink, func(publicKeys) error {
 		h.enter <- struct{}{}
-		<-ctx.Done()
+		<-over
 		return errors.New("never mind")
 	})
 	for range dials {
@@ -94,7 +96,9 @@ func TestAttackHandshakesLeftHalfOpen(t *testing.T) {
 		if got := len(h.enter); got > maxHalfOpen {
 			t.Errorf("process %d was answered %d times at once", i, got)
 		}
+	}
+	for _, h := range all {
 		h.end()
 	}
-	waitWithin(t, 2*handshakeIdle+5*time.Second, func() bool { return n.handshakes() == 0 })
+	waitWithin(t, 2*handshakeIdle, func() bool { return n.handshakes() == 0 })
 }
