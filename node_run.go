@@ -62,6 +62,10 @@ func (n *node) start(addrs []netip.AddrPort) error {
 	}
 	n.nat = &natFinder{echo: n.talk.echo, openSock: n.mux.openSock, closeSock: n.mux.closeSock, changed: n.natChanged}
 	n.peers.logf = n.logf
+	n.peers.known = func(keys publicKeys) bool {
+		_, err := n.judge(keys, "")
+		return err == nil
+	}
 	n.peers.observe = func(now time.Time, sock int, seen func(time.Time, netip.AddrPort)) {
 		n.talk.echo(now, echoCall{sock: sock, seen: seen})
 	}

@@ -26,6 +26,7 @@ type peerTable struct {
 	mux       *udpMux
 	idle      time.Duration // see pathFinder.idle
 	observe   func(now time.Time, sock int, seen func(time.Time, netip.AddrPort))
+	known     func(publicKeys) bool // by the log
 	unvouched pingBudget
 	logf      func(level int, format string, args ...any)
 
@@ -106,7 +107,7 @@ func (t *peerTable) proc(now time.Time, keys publicKeys, instance instanceID, fl
 		// A process that is forgotten and comes back must not begin at a counter
 		// that its other end has seen.
 		counter: uint64(monoNow())}
-	q.finder = newPathFinder(&muxRouter{t, q.udp}, q.box, flight, now)
+	q.finder = newPathFinder(&muxRouter{t, q.udp, keys}, q.box, flight, now)
 	q.finder.idle = t.idle
 	p.procs[instance] = q
 	t.byVirtual[virtualIP(q.udp.virtual)] = q
@@ -269,6 +270,7 @@ func (q *peerProc) heard() time.Duration { return monoSince(q.udp.lastRx.Load())
 type muxRouter struct {
 	table *peerTable
 	peer  *udpPeer
+	keys  publicKeys
 }
 
 func (r *muxRouter) send(b []byte, to udpSource)     { r.table.mux.send(b, to) }
@@ -290,6 +292,7 @@ func (r *muxRouter) idle(time.Time) (_, _ time.Duration) {
 }
 
 func (r *muxRouter) mayPing(now time.Time, a netip.Addr) bool { return r.table.unvouched.take(now, a) }
+func (r *muxRouter) known() bool                              { return r.table.known(r.keys) }
 func (r *muxRouter) lives(a netip.Addr)                       { r.table.unvouched.forgive(a) }
 
 func (r *muxRouter) observe(now time.Time, sock int, seen func(time.Time, netip.AddrPort)) {

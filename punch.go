@@ -50,7 +50,7 @@ const (
 	// idlePing keeps the hole open: most NATs forget a UDP binding after 30 s
 	// (RFC 4787, REQ-5, asks for 2 minutes; few obey). Up to a fifth is taken
 	// off at random.
-	idlePing = 20 * time.Second
+	idlePing = 25 * time.Second
 	// stallPing, or three round trips, is how long sent data may stay without
 	// any answer before the path is questioned.
 	stallPing = 250 * ms
@@ -76,6 +76,7 @@ type pathRouter interface {
 	idle(now time.Time) (heard, wrote time.Duration) // since something came by the path, and since QUIC wrote
 	mayPing(now time.Time, a netip.Addr) bool        // takes one ping to an address that only the coordinator named
 	lives(a netip.Addr)                              // it has shown life
+	known() bool                                     // the log knows the peer
 	inUse() int                                      // the largest datagram that QUIC sends, in bytes
 	shrink(src udpSource)                            // datagrams that size get lost: let them be fragmented
 	failed() bool                                    // a write could not leave since this was last asked
@@ -96,6 +97,7 @@ type pathTry struct {
 	shy      bool // the first ping shall only open our own NAT
 	proved   bool
 	returned bool      // has proved itself at least once
+	flown    bool      // it gets the first flight
 	pings    int       // sent before it was vouched
 	credit   int       // bytes that it may still be sent while neither named nor returned
 	movedAt  time.Time // when the peer last said that it is here now
@@ -163,10 +165,29 @@ func (f *pathFinder) named(now time.Time, observed netip.AddrPort, own []netip.A
 		}
 		t := f.know(now, udpSource{addr: a})
 		t.named, t.own = true, t.own || i > 0
-		if f.flight && !t.admitted {
-			f.router.trial(t.src, flightCredit)
+		if f.since.IsZero() && !f.flownTo(t.src.addr.Addr()) {
+			f.fly(t)
 		}
 	}
+}
+
+// fly sends QUIC's first flight to an address too, if there is one.
+func (f *pathFinder) fly(t *pathTry) {
+	if f.flight && !t.admitted && !t.flown {
+		t.flown = true
+		f.router.trial(t.src, flightCredit)
+	}
+}
+
+// flownTo reports whether a host gets the first flight: what the coordinator
+// names gets it once, whatever the ports, and none when a link is up.
+func (f *pathFinder) flownTo(a netip.Addr) bool {
+	for _, t := range f.tries {
+		if t.flown && hostOf(t.src.addr.Addr()) == hostOf(a) {
+			return true
+		}
+	}
+	return false
 }
 
 // vouch takes the peer's own word for where it is, and the coordinator's for
@@ -188,9 +209,10 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 		t := f.know(now, udpSource{addr: a})
 		t.mapped, t.shy = t.mapped || i == 0, fresh
 		t.moves(now, moved)
-		if f.flight && !t.admitted && !t.named {
-			f.router.trial(t.src, flightCredit)
+		if t.admitted {
+			f.router.trial(t.src, -1)
 		}
+		f.fly(t)
 		if !t.vouched || moved {
 			t.named, t.vouched = true, true
 			if t != f.best {
@@ -329,7 +351,7 @@ func (f *pathFinder) pingDue(now time.Time, t *pathTry) {
 	if t.mayBePinged() && f.allowed(now, t) {
 		f.ping(now, t)
 	}
-	if f.flight && f.best == nil && t.named && (t.step == 2 || t.step == 3) {
+	if f.best == nil && t.flown && (t.step == 2 || t.step == 3) {
 		f.router.replay(t.src)
 	}
 	switch {
@@ -356,7 +378,7 @@ func (f *pathFinder) allowed(now time.Time, t *pathTry) bool {
 		return true
 	}
 	t.pings++
-	return f.router.mayPing(now, t.src.addr.Addr())
+	return !f.router.known() || f.router.mayPing(now, t.src.addr.Addr()) // send counts a stranger's
 }
 
 // searchGap is how long to wait between pings when there has been no path.
@@ -425,18 +447,22 @@ func (f *pathFinder) ping(now time.Time, t *pathTry) {
 	t.asked[t.askedAt] = a
 	t.askedAt = (t.askedAt + 1) % len(t.asked)
 	b, _ := f.box.pack(msgPing, &pingMsg{a.nonce, f.moving}, 0)
-	f.send(t, b)
+	f.send(now, t, b)
 }
 
 // send keeps what goes to an address that nobody named below three times what
 // came from it, until it has proved itself: its pings may be copies, sent in
-// somebody else's name.
-func (f *pathFinder) send(t *pathTry, b []byte) {
+// somebody else's name. A stranger makes such copies itself, as many as it
+// likes: with it an address gets no more than the coordinator's word is worth.
+func (f *pathFinder) send(now time.Time, t *pathTry, b []byte) {
 	if !t.named && !t.returned {
 		if t.credit < len(b) {
 			return
 		}
 		t.credit -= len(b)
+	}
+	if !t.returned && !f.router.known() && !f.router.mayPing(now, t.src.addr.Addr()) {
+		return
 	}
 	f.router.send(b, t.src)
 }
@@ -456,12 +482,12 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 	t.src, t.wordAt = from, now // now with our own address
 	t.credit += 3 * n
 	b, _ := f.box.pack(msgPong, &pongMsg{m.nonce, from.addr}, 0)
-	f.send(t, b)
+	f.send(now, t, b)
 	first := !t.admitted
 	if first {
 		t.admitted = true
 		f.router.admit(from)
-		if t.named {
+		if t.vouched || t.returned {
 			f.router.trial(from, -1)
 		} else {
 			f.router.trial(from, 0) // what QUIC brings from there is credited
@@ -479,6 +505,8 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 	switch {
 	case !t.proved && (first || t.next.IsZero()):
 		f.askBack(now, t)
+	case t == f.best && t.missed == 0 && f.doubt.IsZero():
+		t.next = now.Add(f.idleGap()) // its ping and our answer have kept the hole open
 	case t == f.best && f.moving:
 		f.ping(now, t) // the other end has just opened its NAT for us
 	}

@@ -64,6 +64,7 @@ func (e *punchEnd) forget(s udpSource) {
 	e.admitted = slices.DeleteFunc(e.admitted, func(a netip.AddrPort) bool { return a == s.addr })
 }
 func (e *punchEnd) mayPing(time.Time, netip.Addr) bool { return true }
+func (e *punchEnd) known() bool                        { return true }
 func (e *punchEnd) lives(netip.Addr)                   {}
 func (e *punchEnd) inUse() int                         { return e.using }
 func (e *punchEnd) shrink(s udpSource)                 { e.shrunk = append(e.shrunk, s.addr) }
@@ -282,8 +283,8 @@ func TestPunchIdlePathIsKeptOpen(t *testing.T) {
 	n.run(5*time.Second, func() bool { return false })
 	before := n.ends[0].sent[punchB[0]]
 	n.run(10*time.Minute, func() bool { return false })
-	// its own pings and the pongs to the other's, one each in 16 to 20 s
-	if sent := n.ends[0].sent[punchB[0]] - before; sent < 50 || sent > 80 {
+	// pings, or the pongs to the others: one in 20 to 25 s
+	if sent := n.ends[0].sent[punchB[0]] - before; sent < 24 || sent > 33 {
 		t.Errorf("%d datagrams in ten idle minutes", sent)
 	}
 	if !n.bothProved() {

@@ -22,7 +22,7 @@ const (
 	movePing = 50 * ms
 	moveFor  = 2 * time.Second
 
-	hurryPing = 150 * ms
+	hurryPing = 90 * ms
 	hurryFor  = time.Hour
 )
 
@@ -65,8 +65,8 @@ func (f *pathFinder) hurry(now time.Time, waits bool) (next time.Time) {
 		return next
 	}
 	for _, t := range f.tries {
-		if t.returned && (t.next.IsZero() || t.next.Sub(now) > hurryPing) {
-			t.next = now
+		if due := t.lastAsked().Add(hurryPing); t.returned && (t.next.IsZero() || t.next.After(due)) {
+			t.next = due
 		}
 	}
 	return now.Add(hurryPing)
