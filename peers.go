@@ -241,7 +241,7 @@ func (t *peerTable) tick(now time.Time) (next time.Time) {
 
 func (t *peerTable) forget(p *peerKeys, id instanceID) {
 	q := p.procs[id]
-	q.finder.closeSocks(-1)
+	q.finder.closeSocks()
 	t.mux.removePeer(q.udp)
 	delete(t.byVirtual, virtualIP(q.udp.virtual))
 	delete(p.procs, id)

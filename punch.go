@@ -103,6 +103,7 @@ type pathTry struct {
 	movedAt  time.Time // when the peer last said that it is here now
 	wordAt   time.Time // when it was last named, or showed life
 	rtt      time.Duration
+	pingedAt time.Time   // when a ping last came from there
 	start    time.Time   // of the round
 	step     int         // of pingTimes
 	next     time.Time   // when to ping next, zero = not
@@ -479,7 +480,7 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 		f.strangers++
 		t = f.know(now, from)
 	}
-	t.src, t.wordAt = from, now // now with our own address
+	t.src, t.wordAt, t.pingedAt = from, now, now // with our own address now
 	t.credit += 3 * n
 	b, _ := f.box.pack(msgPong, &pongMsg{m.nonce, from.addr}, 0)
 	f.send(now, t, b)
@@ -578,7 +579,6 @@ func (f *pathFinder) choose(now time.Time, t *pathTry) {
 	if again {
 		f.router.replay(t.src)
 	}
-	f.sweepSocks()
 	f.probeBig(now, t)
 }
 

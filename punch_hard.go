@@ -121,7 +121,8 @@ type hardPunch struct {
 	at       int    // pings sent
 
 	freshAt netip.AddrPort // where the coordinator sees the fresh socket
-	fresh   bool           // this round has had one
+	fresh   bool           // there has been one since there was a path
+	freshOn time.Time      // when it was opened
 }
 
 // sent reports whether nonce is that of a ping of this attempt.
@@ -153,13 +154,15 @@ func (f *pathFinder) tickHard(now time.Time) (next time.Time) {
 	h := &f.hard
 	switch {
 	case f.best != nil:
-		if h.attempts > 0 && f.doubt.IsZero() {
-			f.stopHard()
+		h.began = time.Time{}
+		if f.doubt.IsZero() {
 			h.attempts, h.last, h.fresh = 0, time.Time{}, false
+			return f.sweepSocks(now)
 		}
 		return next
 	case !h.began.IsZero() && now.Sub(h.began) > hardFor:
-		f.stopHard()
+		h.began = time.Time{}
+		f.closeSocks()
 		return next
 	case !h.began.IsZero():
 		return f.spray(now)
@@ -183,14 +186,20 @@ func (f *pathFinder) tickHard(now time.Time) (next time.Time) {
 		if due = f.began.Add(freshAfter); now.Before(due) {
 			return due
 		}
+		h.freshOn = now
 		f.freshSock(now)
+	case len(h.socks) > 0:
+		if due = h.freshOn.Add(hardFor); now.Before(due) {
+			return due
+		}
+		f.closeSocks()
 	}
 	return next
 }
 
 func (f *pathFinder) startHard(now time.Time) {
 	h := &f.hard
-	f.closeSocks(-1)
+	f.closeSocks()
 	var ok bool
 	h.plan, ok = planFor(h.mine, h.theirs, f.flight, smallMemory())
 	if !ok {
@@ -211,31 +220,38 @@ func (f *pathFinder) startHard(now time.Time) {
 	}
 }
 
-// stopHard ends an attempt and closes the sockets that led nowhere.
-func (f *pathFinder) stopHard() {
-	f.hard.began = time.Time{}
-	f.sweepSocks()
-}
-
-// sweepSocks closes all sockets but that of the path.
-func (f *pathFinder) sweepSocks() {
-	keep := -1
-	if f.best != nil {
-		keep = f.best.src.sock
+// sweepSocks closes the sockets that the paths of neither end use, once both
+// have had the time to choose: of two pairs that meet at once each end may have
+// taken another.
+func (f *pathFinder) sweepSocks(now time.Time) (next time.Time) {
+	switch due := f.since.Add(settleFor); {
+	case len(f.hard.socks) == 0:
+		return next
+	case now.Before(due):
+		return due
 	}
-	f.closeSocks(keep)
+	keep := []int{f.best.src.sock}
+	for _, t := range f.tries {
+		if used := t.pingedAt.Add(2 * f.idle); now.Before(used) && t != f.best {
+			keep = append(keep, t.src.sock)
+			next = earlier(next, used)
+		}
+	}
+	f.closeSocks(keep...)
+	return next
 }
 
-func (f *pathFinder) closeSocks(keep int) {
+func (f *pathFinder) closeSocks(keep ...int) {
 	f.hard.freshAt = netip.AddrPort{}
 	f.hard.socks = slices.DeleteFunc(f.hard.socks, func(i int) bool {
-		if i != keep {
+		kept := slices.Contains(keep, i)
+		if !kept {
 			f.router.closeSock(i)
 		}
-		return i != keep
+		return !kept
 	})
 	for _, t := range f.tries {
-		if t.src.sock != 0 && t.src.sock != keep {
+		if t.src.sock != 0 && !slices.Contains(keep, t.src.sock) {
 			f.forget(t)
 		}
 	}

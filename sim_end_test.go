@@ -20,14 +20,15 @@ type simEnd struct {
 	box    *sealBox
 	note   noteState
 	wake   time.Time
+	met    bool // they have been introduced
 
 	path     udpSource
 	admitted map[udpKey]bool
 	trials   map[udpKey]int
 	socks    map[int]bool
 	lastSock int
-	most     int           // sockets open at once
-	longest  time.Duration // that one other than the path's was open
+	most     int // sockets open at once
+	stale    int // sockets that were open for longer than hardFor and settleFor
 	opened   map[int]time.Time
 
 	pathRx, lastTx time.Time
@@ -79,7 +80,7 @@ func (n *simNet) newEnd(i int, r *simNAT) *simEnd {
 	e.box = &sealBox{sendKey: keys[0], recvKey: keys[1], mine: instanceID{byte(i + 1)}, theirs: instanceID{byte(2 - i)}}
 	e.finder = newPathFinder(e, e.box, i == 0, n.now)
 	e.probe = &natFinder{openSock: e.openSock, closeSock: e.closeSock, changed: func(now time.Time) {
-		if f := e.finder; f.best == nil || !f.doubt.IsZero() {
+		if f := e.finder; e.met && (f.best == nil || !f.doubt.IsZero()) {
 			f.setKinds(now, e.probe.kind, e.note.nat, e.note.seen)
 			e.tellPeer()
 		}
@@ -160,8 +161,8 @@ func (e *simEnd) openSock() (int, error) {
 }
 
 func (e *simEnd) closeSock(i int) {
-	if e.socks[i] {
-		e.longest = max(e.longest, e.net.now.Sub(e.opened[i]))
+	if e.socks[i] && e.net.now.Sub(e.opened[i]) > hardFor+settleFor+2*sprayStep {
+		e.stale++
 	}
 	delete(e.socks, i)
 }
@@ -281,6 +282,7 @@ func (n *simNet) call() {
 }
 
 func (e *simEnd) introduced(at, inside netip.AddrPort) {
+	e.met = true
 	e.finder.introduce(e.net.now, at, []netip.AddrPort{inside})
 	e.tellPeer()
 	e.tick()

@@ -64,7 +64,7 @@ type simNAT struct {
 	low     int           // first port of the block
 	next    int           // of a counting one
 	flows   map[simFlow]*simHole
-	holes   map[uint16]*simHole // by outside port
+	holes   map[simOuter]*simHole
 }
 
 // A simFlow is what has a port of its own: a socket, or with hard NATs a socket
@@ -75,9 +75,16 @@ type simFlow struct {
 	to   netip.AddrPort
 }
 
+// A simOuter is a flow from outside: to a port, with hard NATs from one address
+// alone, so that many flows share a port.
+type simOuter struct {
+	port uint16
+	from netip.AddrPort
+}
+
 type simHole struct {
 	flow simFlow
-	port uint16
+	at   simOuter
 	sent map[netip.AddrPort]bool
 	last time.Time
 }
@@ -94,7 +101,7 @@ func (n *simNet) newNAT(k simKind, ip string) *simNAT {
 
 // reboot makes the router forget everything.
 func (r *simNAT) reboot() {
-	r.flows, r.holes = map[simFlow]*simHole{}, map[uint16]*simHole{}
+	r.flows, r.holes = map[simFlow]*simHole{}, map[simOuter]*simHole{}
 	r.low, r.next = 1024+r.net.rng.IntN(60000), 1024+r.net.rng.IntN(60000)
 }
 
@@ -115,21 +122,21 @@ func (r *simNAT) out(e *simEnd, sock int, to netip.AddrPort) netip.AddrPort {
 	h := r.flows[f]
 	if h == nil || r.net.now.Sub(h.last) > r.timeout {
 		if h != nil {
-			delete(r.holes, h.port)
+			delete(r.holes, h.at)
 		}
-		h = &simHole{flow: f, port: r.freePort(sock), sent: map[netip.AddrPort]bool{}}
-		r.flows[f], r.holes[h.port] = h, h
+		h = &simHole{flow: f, at: r.freePort(f), sent: map[netip.AddrPort]bool{}}
+		r.flows[f], r.holes[h.at] = h, h
 	}
 	h.last, h.sent[to] = r.net.now, true
-	return netip.AddrPortFrom(r.ip, h.port)
+	return netip.AddrPortFrom(r.ip, h.at.port)
 }
 
-func (r *simNAT) freePort(sock int) uint16 {
+func (r *simNAT) freePort(f simFlow) simOuter {
 	for {
 		var p int
 		switch r.mapping {
 		case natUnknown, natSame:
-			if p = 40000 + sock; r.mapping == natSame {
+			if p = 40000 + f.sock; r.mapping == natSame {
 				p = 1024 + r.net.rng.IntN(64000)
 			}
 		case natStep:
@@ -140,15 +147,19 @@ func (r *simNAT) freePort(sock int) uint16 {
 		case natRandom:
 			p = 1024 + r.net.rng.IntN(64512)
 		}
-		if r.holes[uint16(p)] == nil {
-			return uint16(p)
+		if at := (simOuter{uint16(p), f.to}); r.holes[at] == nil {
+			return at
 		}
 	}
 }
 
 // in returns whose socket a packet from outside is for.
 func (r *simNAT) in(port uint16, from netip.AddrPort) (f simFlow, ok bool) {
-	h := r.holes[port]
+	key := simOuter{port: port}
+	if r.mapping >= natStep {
+		key.from = from
+	}
+	h := r.holes[key]
 	if h == nil || r.net.now.Sub(h.last) > r.timeout || r.down {
 		return f, false
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"testing"
 	"time"
@@ -127,4 +128,9 @@ func TestSimOutages(t *testing.T) {
 			}
 		}
 	}
+}
+
+// deviation is that of a share of runs, each of which succeeds with a chance.
+func deviation(chance float64, runs int) float64 {
+	return math.Sqrt(chance * (1 - chance) / float64(runs))
 }
