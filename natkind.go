@@ -22,6 +22,8 @@ const (
 	maxStep = 16
 	// natAgain is how long a finding counts.
 	natAgain = 10 * time.Minute
+	// natRetry is when a finding that has come to nothing is tried again.
+	natRetry = 5 * time.Second
 	// natBaseFor is how long the last port of a counting NAT says what is next.
 	natBaseFor = 2 * time.Second
 )
@@ -62,6 +64,13 @@ func (p *natFinder) start(now time.Time, moved bool) {
 			}
 		}})
 	}
+}
+
+// due reports whether it is time to ask, where the coordinator answers: an
+// outage may have come between.
+func (p *natFinder) due(now time.Time, answers bool) bool {
+	age := now.Sub(p.asked)
+	return age >= natAgain || age >= natRetry && answers && p.waits == 0 && !p.seen[0].IsValid()
 }
 
 func (p *natFinder) compare(now time.Time) {

@@ -133,7 +133,7 @@ func (n *node) loop(ctx context.Context) {
 			n.roam(now, "the machine has slept")
 		}
 		n.mu.Lock()
-		if now.Sub(n.nat.asked) >= natAgain {
+		if n.nat.due(now, n.talk.known(now)) {
 			n.nat.start(now, false)
 		}
 		next := earlier(n.talk.tick(now), n.peers.tick(now))

@@ -98,6 +98,7 @@ type pathTry struct {
 	proved   bool
 	returned bool      // has proved itself at least once
 	flown    bool      // it gets the first flight
+	paid     bool      // it has pinged us since we last did: one for one
 	pings    int       // sent before it was vouched
 	credit   int       // bytes that it may still be sent while neither named nor returned
 	movedAt  time.Time // when the peer last said that it is here now
@@ -368,14 +369,15 @@ func (f *pathFinder) pingDue(now time.Time, t *pathTry) {
 }
 
 // mayBePinged reports whether an address is more than the coordinator's word,
-// or has had less than that is worth.
+// or has had less than that is worth, or has just pinged us.
 func (t *pathTry) mayBePinged() bool {
-	return t.vouched || t.returned || t.pings < maxUnvouched
+	return t.vouched || t.returned || t.paid || t.pings < maxUnvouched
 }
 
 // allowed counts a ping on the coordinator's word alone.
 func (f *pathFinder) allowed(now time.Time, t *pathTry) bool {
-	if t.vouched || t.returned || !t.named {
+	if t.vouched || t.returned || t.paid || !t.named {
+		t.paid = false
 		return true
 	}
 	t.pings++
@@ -480,7 +482,7 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 		f.strangers++
 		t = f.know(now, from)
 	}
-	t.src, t.wordAt, t.pingedAt = from, now, now // with our own address now
+	t.src, t.wordAt, t.pingedAt, t.paid = from, now, now, true // with our own address now
 	t.credit += 3 * n
 	b, _ := f.box.pack(msgPong, &pongMsg{m.nonce, from.addr}, 0)
 	f.send(now, t, b)

@@ -226,11 +226,23 @@ func (e *simEnd) tick() {
 
 func (e *simEnd) tellPeer() {
 	e.finder.tell = false
+	if !e.finder.doubt.IsZero() {
+		e.beat()
+	}
 	s := &e.note
 	s.nonce, s.had, s.began, s.sent = rand.Uint64(), false, e.net.now, 0
 	if e.probe.refresh(e.net.now) {
 		s.nonce = 0
 	}
+}
+
+// beat finds out where the coordinator sees us now; another place is looked at.
+func (e *simEnd) beat() {
+	e.net.seen(e, 0, simCoord, func(at netip.AddrPort) {
+		if was := e.probe.seen[0]; was.IsValid() && was != at {
+			e.probe.start(e.net.now, true)
+		}
+	})
 }
 
 func (e *simEnd) tickNote() (next time.Time) {

@@ -21,6 +21,7 @@ type simNet struct {
 	nats   map[netip.Addr]*simNAT
 	ends   [2]*simEnd
 	mute   bool // the coordinator is dead
+	moved  int  // addresses given since
 }
 
 var (
@@ -105,10 +106,16 @@ func (r *simNAT) reboot() {
 	r.low, r.next = 1024+r.net.rng.IntN(60000), 1024+r.net.rng.IntN(60000)
 }
 
+// freshIP is an address that nobody has had.
+func (n *simNet) freshIP() netip.Addr {
+	n.moved++
+	return netip.AddrFrom4([4]byte{100, 64, byte(n.moved >> 8), byte(n.moved)})
+}
+
 // redial gives it another address too.
 func (r *simNAT) redial() {
 	delete(r.net.nats, r.ip)
-	r.ip = r.ip.Next()
+	r.ip = r.net.freshIP()
 	r.net.nats[r.ip] = r
 	r.reboot()
 }
