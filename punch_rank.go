@@ -56,6 +56,7 @@ func (t *pathTry) kind() string {
 type bigProbe struct {
 	try   *pathTry // nil: nothing is probed
 	nonce uint64
+	began time.Time
 	next  time.Time
 	tries int
 }
@@ -64,11 +65,21 @@ type bigProbe struct {
 // are not, before they are let be fragmented.
 const maxBigProbes = 3
 
+// bigGap is from one probe of a path that stalls to the next: routes change, and
+// fragments are tried without after a while.
+const bigGap = 5 * time.Second
+
 // probeBig begins to probe a path that has just been chosen.
 func (f *pathFinder) probeBig(now time.Time, t *pathTry) {
-	f.big = bigProbe{}
+	f.big = bigProbe{began: now}
 	if f.router.inUse() > maxDatagram {
-		f.big = bigProbe{try: t, nonce: rand.Uint64(), next: now}
+		f.big.try, f.big.nonce, f.big.next = t, rand.Uint64(), now
+	}
+}
+
+func (f *pathFinder) probeBigAgain(now time.Time, t *pathTry) {
+	if f.big.try == nil && now.Sub(f.big.began) > bigGap {
+		f.probeBig(now, t)
 	}
 }
 
@@ -78,6 +89,9 @@ func (f *pathFinder) tickBig(now time.Time) (next time.Time) {
 	case p.try == nil || p.try != f.best:
 		return next
 	case now.Before(p.next):
+		return p.next
+	case p.tries == maxBigProbes && p.try.missed > 0: // small ones are lost too
+		f.probeBig(now, p.try)
 		return p.next
 	case p.tries == maxBigProbes:
 		f.router.shrink(p.try.src)

@@ -46,6 +46,7 @@ func (f *pathFinder) watch(now time.Time) (next time.Time) {
 	case t.missed > 0: // pingProved counts
 	case wrote < heard && heard > stall && asked > stall:
 		t.next = now
+		f.probeBigAgain(now, t)
 	case f.checks < len(checkTimes) && wrote > checkTimes[f.checks]:
 		f.checks++
 		t.next = now

@@ -28,9 +28,12 @@ const (
 	sealHeader  = 1 + 8 + chacha20poly1305.NonceSizeX
 	// sealOverhead is what a datagram is longer than its body, in bytes.
 	sealOverhead = sealHeader + chacha20poly1305.Overhead
-	// maxDatagram is the largest sealed datagram sent or read, in bytes: what
-	// a path of the smallest MTU that QUIC works on will carry.
+	// maxDatagram is the largest sealed message sent, in bytes: what a path of
+	// the smallest MTU that QUIC works on will carry.
 	maxDatagram = 1200
+	// maxSealed is the largest datagram opened: a ping padded to the size of
+	// QUIC's packets, which Ethernet's frames bound.
+	maxSealed = 1500
 )
 
 // What an end of a sealed conversation is; it is part of the keys.
@@ -89,7 +92,7 @@ func isSealed(b []byte) bool { return len(b) > 0 && b[0] < 0x40 }
 
 // hintOfDatagram returns the hint, unproved, of a datagram of right form.
 func hintOfDatagram(b []byte) (sealHint, bool) {
-	if len(b) < sealOverhead+msgHeadLen || len(b) > maxDatagram || b[0] != sealVersion {
+	if len(b) < sealOverhead+msgHeadLen || len(b) > maxSealed || b[0] != sealVersion {
 		return sealHint{}, false
 	}
 	return sealHint(b[1:9]), true
