@@ -126,6 +126,15 @@ func (s *attackSocket) wantHello(what string, b []byte) {
 	}
 }
 
+// wantLittle is wantHello for what may also be an echo, which is answered as it
+// came, or a note, whose receiver tries where it came from.
+func (s *attackSocket) wantLittle(what string, b []byte) {
+	s.t.Helper()
+	if got := s.drawn(b); len(got) > 1 || len(got) == 1 && len(got[0]) > len(b) {
+		s.t.Errorf("%s of %d bytes draws %d datagrams, the first of %d bytes", what, len(b), len(got), len(got[0]))
+	}
+}
+
 // An attackRelay stands before a port, counts what passes and keeps copies. To
 // the other side each of its clients has an address of its own.
 type attackRelay struct {
