@@ -78,6 +78,7 @@ type coordCall struct {
 type echoCall struct {
 	sock          int
 	second, other bool // asked of its second port; to be answered from the other one
+	full          bool // of maxDatagram bytes
 	sent          int
 	next          time.Time
 	seen          func(now time.Time, at netip.AddrPort)
@@ -171,7 +172,11 @@ func (c *coordTalk) sendEcho(now time.Time, nonce uint64, e *echoCall) {
 		e.seen(now, netip.AddrPort{})
 		return
 	}
-	b, _ := c.box.pack(msgEcho, &echoMsg{nonce, e.other}, 0)
+	pad := 0
+	if e.full {
+		pad = maxDatagram
+	}
+	b, _ := c.box.pack(msgEcho, &echoMsg{nonce, e.other}, pad)
 	addrs := c.addrs
 	if c.at.addr.IsValid() {
 		addrs = []netip.AddrPort{c.at.addr}
@@ -192,7 +197,7 @@ func (c *coordTalk) secondOf(a netip.AddrPort) netip.AddrPort {
 	switch {
 	case !c.second.IsValid():
 		return netip.AddrPortFrom(a.Addr(), a.Port()+1)
-	case c.second.Addr().IsUnspecified():
+	case c.second.Addr().IsUnspecified(), c.second.Addr().Is4() != a.Addr().Is4():
 		return netip.AddrPortFrom(a.Addr(), c.second.Port())
 	}
 	return c.second

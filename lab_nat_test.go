@@ -99,6 +99,9 @@ func (r *labRouter) cable(h *labHost, dev string) {
 	r.ports++
 	port := fmt.Sprintf("p%d", r.ports)
 	r.ip(fmt.Sprintf("link add %s type veth peer name %s netns %s\nlink set %s master lan up", port, dev, h.ns, port))
+	if r.nat == labHairpin { // even to the machine itself
+		r.ip("link set " + port + " type bridge_slave hairpin on")
+	}
 	h.ip("link set " + dev + " up")
 	h.running(dev)
 	r.running(port)

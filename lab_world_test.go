@@ -139,17 +139,23 @@ type labRole struct {
 // start starts a role, which is killed at the end of the test if it still runs.
 func (m *labMachine) start(at *labHost, args ...string) *labRole {
 	m.w.t.Helper()
-	r := &labRole{t: m.w.t, name: m.name, cmd: m.command(at, args...), done: make(chan struct{})}
+	return m.w.beside(m.name, m.command(at, args...))
+}
+
+// beside runs a command beside the test.
+func (l *lab) beside(name string, cmd *exec.Cmd) *labRole {
+	l.t.Helper()
+	r := &labRole{t: l.t, name: name, cmd: cmd, done: make(chan struct{})}
 	r.log.more = make(chan struct{})
 	r.cmd.Stdout, r.cmd.Stderr = &r.log, &r.log
 	if err := r.cmd.Start(); err != nil {
-		m.w.t.Fatal(err)
+		l.t.Fatal(err)
 	}
 	go func() {
 		defer close(r.done)
 		r.cmd.Wait()
 	}()
-	m.w.t.Cleanup(r.kill)
+	l.t.Cleanup(r.kill)
 	return r
 }
 

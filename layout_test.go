@@ -40,7 +40,7 @@ var layout = []string{
 	"coord_store coord_requests", "coord_stream", "coord_http", "coord_sockets", "coord",
 	// the verbs
 	"term ssh_client client_session client_tty", "client_grant", "client", "cli", "client_act", "client_run", "client_forward",
-	"client_sign", "client_account", "client_trust", "client_signers", "client_status", "roles main",
+	"client_sign", "client_account", "client_trust", "client_signers", "client_status", "netcheck netcheck_report", "client_netcheck", "roles main",
 }
 
 // importers names, for a package that few files may know, those files.
