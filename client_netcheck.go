@@ -57,8 +57,7 @@ func (r *netReport) text() string {
 	} else {
 		fmt.Fprintln(w, "UDP:\tdoes not work")
 	}
-	fmt.Fprintf(w, "IPv4:\t%s\n", r.IPv4.text())
-	fmt.Fprintf(w, "IPv6:\t%s\n", r.IPv6.text())
+	fmt.Fprintf(w, "IPv4:\t%s\nIPv6:\t%s\n", r.IPv4.text(), r.IPv6.text())
 	if r.UDP {
 		fmt.Fprintf(w, "NAT:\t%s\n", r.NAT.text())
 		r.NAT.more(w)
@@ -80,7 +79,7 @@ func (v *netVersion) text() string {
 		return v.Local + ", the coordinator sees " + v.Observed
 	case v.State == "silent":
 		return v.Local + ", but the coordinator does not answer over it"
-	case len(v.Addresses) == 0:
+	case v.State == "none", v.State == "no-route" && len(v.Addresses) == 0:
 		return "none here"
 	case v.State == "no-route":
 		return strings.Join(v.Addresses, ", ") + ", but no route leads out"
@@ -116,9 +115,9 @@ func (n *netNAT) more(w *tabwriter.Writer) {
 	switch {
 	case n.Hairpin == nil:
 	case *n.Hairpin:
-		fmt.Fprintln(w, "\tmachines behind it reach each other by its address outside, too (hairpin)")
+		fmt.Fprintln(w, "hairpin:\tyes")
 	default:
-		fmt.Fprintln(w, "\tmachines behind it do not reach each other by its address outside (no hairpin)")
+		fmt.Fprintln(w, "hairpin:\tno: machines behind it meet by their addresses there")
 	}
 }
 
@@ -138,22 +137,30 @@ func (r *netReport) filters(w *tabwriter.Writer) {
 	}
 }
 
+// portNames are how people write the protocols.
+var portNames = map[string]string{"pcp": "PCP", "nat-pmp": "NAT-PMP", "upnp": "UPnP"}
+
 func (p *netPortReport) text(double bool) string {
+	if p.Error != "" {
+		return printable(p.Error)
+	}
 	var names []string
+	refusals := ""
 	for _, a := range p.Protocols {
 		if a.Available {
-			names = append(names, map[string]string{"pcp": "PCP", "nat-pmp": "NAT-PMP", "upnp": "UPnP"}[a.Name])
+			names = append(names, portNames[a.Name])
+		} else if why := a.refusal(); why != "" {
+			refusals += "; " + portNames[a.Name] + ": " + printable(why)
 		}
 	}
+	text := strings.Join(names, ", ") + " at the router " + p.Router
 	switch {
-	case p.Error != "":
-		return printable(p.Error)
 	case len(names) == 0:
-		return "the router " + p.Router + " offers none (PCP, NAT-PMP, UPnP)"
+		text = "none at the router " + p.Router + " (PCP, NAT-PMP, UPnP)"
 	case double:
-		return strings.Join(names, ", ") + " at the router " + p.Router + ", of no use behind the other NAT"
+		text += ", of no use behind the other NAT"
 	}
-	return strings.Join(names, ", ") + " at the router " + p.Router
+	return text + refusals
 }
 
 // peerTexts and worksTexts are the words of a netPair.
@@ -185,9 +192,9 @@ func (r *netReport) writePairs(b *strings.Builder) {
 	}
 	w.Flush()
 	switch {
-	case r.PortMapping.available() && !r.NAT.Double:
+	case r.PortMapping.useful() && !r.NAT.Double:
 		b.WriteString("\nWhile sessio -device runs here the router keeps a port open for it: then all reach it at once.\n")
-	case refused && r.IPv4.State == "no-route":
+	case refused && r.IPv4.State != "works":
 		b.WriteString("\nThere is no IPv4 here: the other end needs IPv6.\n")
 	case refused:
 		b.WriteString("\nWhere it says no, IPv6 at both ends or a port mapping (PCP, NAT-PMP, UPnP) at either would do.\n")

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -229,13 +230,29 @@ func (r *statusReport) writeLinks(p *program, now time.Time) error {
 		return err
 	}
 	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "\nLINK\tDEVICE\tPATH\tRTT\tSINCE\tMOVES\tSTREAMS")
+	fmt.Fprintln(w, "\nLINK\tDEVICE\tPATH\tRTT\tPATH FOR\tLINK FOR\tMOVES\tSTREAMS")
 	for _, l := range r.links {
-		path := "held, no path"
+		rtt := "-"
 		if l.Path != "" {
-			path = l.Kind + " " + l.Path
+			rtt = fmt.Sprintf("%.1f ms", l.RTT)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%.1f ms\t%s\t%d\t%d\n", l.Link, dash(l.Name), path, l.RTT, sayDuration(now.Sub(l.Since)), l.Moves, l.Streams)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\n", l.Link, dash(l.Name), l.path(), rtt, sayDuration(now.Sub(l.PathAt)), sayDuration(now.Sub(l.Since)), l.Moves, l.Streams)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return r.writeKinds(p)
+}
+
+// writeKinds says what the kinds of paths that were shown are.
+func (r *statusReport) writeKinds(p *program) error {
+	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	before := "\n"
+	for _, k := range pathKinds {
+		if slices.ContainsFunc(r.links, func(l linkStatus) bool { return l.Kind == k.kind }) {
+			fmt.Fprintf(w, "%s%s\t%s\n", before, k.kind, k.words)
+			before = ""
+		}
 	}
 	return w.Flush()
 }
@@ -284,7 +301,7 @@ func (d statusDevice) stateText(now time.Time) string {
 func (r *statusReport) pathText(device string) string {
 	for _, l := range r.links {
 		if l.Device == device && l.Path != "" {
-			return fmt.Sprintf("%s %s %.1f ms", l.Kind, l.Path, l.RTT)
+			return fmt.Sprintf("%s %.1f ms", l.path(), l.RTT)
 		}
 	}
 	return "-"
@@ -386,6 +403,7 @@ func (c *client) pingTimes(ctx context.Context, p *program, called string, count
 	if err != nil {
 		return dialError(ctx, called, err)
 	}
+	var before *linkStatus
 	for i := range count {
 		if i > 0 {
 			select {
@@ -404,7 +422,8 @@ func (c *client) pingTimes(ctx context.Context, p *program, called string, count
 			}
 			continue
 		}
-		fmt.Fprintf(p.out, "%s: %.1f ms by %s %s, link %s\n", dev.name, res.RTT, res.Link.Kind, res.Link.Path, res.Link.Link)
+		fmt.Fprintf(p.out, "%s: %.1f ms by %s%s\n", dev.name, res.RTT, res.Link.path(), res.Link.change(before, p.now()))
+		before = &res.Link
 	}
 	return nil
 }

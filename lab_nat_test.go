@@ -81,7 +81,9 @@ func (r *labRouter) connect() {
 		r.wan = r.addr4
 		return
 	}
-	r.wan = fmt.Sprintf("203.0.113.%d", r.id)
+	if r.wan == "" {
+		r.wan = fmt.Sprintf("203.0.113.%d", r.id)
+	}
 	wan6 := fmt.Sprintf("2001:db8:%x::1/128", r.id)
 	r.l.openWAN(r.labHost, labDelay, r.wan+"/32", wan6)
 	if r.v6 || r.only6 {

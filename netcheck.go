@@ -26,6 +26,7 @@ const (
 	secondFor = 400 * ms
 	// hairpinFor is for a packet to the router and back, sent three times.
 	hairpinFor, hairpinGap = 500 * ms, 100 * ms
+	complaintGap           = 400 * ms
 )
 
 // A netcheck is one look at the network.
@@ -75,11 +76,13 @@ func runNetcheck(ctx context.Context, id *identity, a anchor) (*netReport, error
 	defer reading.Wait()
 	defer c.mux.Close()
 	r := &netReport{Coordinator: a.coordAddr}
-	var router portReport
-	asking.Go(func() { router = probePortMapping(ctx, c.mux.port()) })
+	router := portReport{err: "not asked: the coordinator is on this machine"}
 	naming, named := context.WithTimeout(ctx, netcheckName)
 	addrs, err := resolveCoord(naming, a.coordAddr)
 	named()
+	if !slices.ContainsFunc(addrs, func(a netip.AddrPort) bool { return a.Addr().IsLoopback() }) {
+		asking.Go(func() { router = probePortMapping(ctx, c.mux.port()) })
+	}
 	if err == nil {
 		err = c.run(ctx, id, a, addrs)
 	}
@@ -143,18 +146,22 @@ func (c *netcheck) newFamily(box *sealBox, addrs []netip.AddrPort) *netFamily {
 }
 
 // complaint waits for what a router or the coordinator's machine says of a
-// datagram: only a socket that has no other peer is told.
+// datagram: only a socket that has one peer is told, and routers say it seldom.
 func (c *netcheck) complaint(ctx context.Context, f *netFamily, conn *net.UDPConn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	_, err := conn.Write([]byte{0})
-	if err == nil {
-		_, err = conn.Read(make([]byte, 1))
-	}
-	if errno := syscall.Errno(0); errors.As(err, &errno) {
-		c.mu.Lock()
-		f.fault = errno
-		c.mu.Unlock()
+	for ctx.Err() == nil {
+		_, err := conn.Write([]byte{0})
+		if err == nil {
+			conn.SetReadDeadline(time.Now().Add(complaintGap))
+			_, err = conn.Read(make([]byte, 1))
+		}
+		if errno := syscall.Errno(0); errors.As(err, &errno) {
+			c.mu.Lock()
+			f.fault = errno
+			c.mu.Unlock()
+			return
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 )
 
@@ -27,7 +28,7 @@ type netReport struct {
 
 // A netVersion is what one version of IP brings.
 type netVersion struct {
-	State     string   `json:"state"` // works, silent, no-route, or untried: the coordinator has none of it
+	State     string   `json:"state"` // works, silent, no-route, none, or untried: the coordinator has none
 	Addresses []string `json:"addresses,omitempty"`
 	Local     string   `json:"local,omitempty"` // that packets to the coordinator leave from
 	Observed  string   `json:"observed,omitempty"`
@@ -76,7 +77,11 @@ var natNames = [...]string{natUnknown: "unknown", natSame: "same", natStep: "ste
 // fill concludes from what a netcheck that is over has heard; err is why it
 // could not ask.
 func (r *netReport) fill(families []*netFamily, port uint16, router portReport, err error) {
-	r.IPv4.State, r.IPv6.State = "untried", "untried"
+	for _, v := range []*netVersion{&r.IPv4, &r.IPv6} {
+		if v.State = "untried"; len(v.Addresses) == 0 {
+			v.State = "none"
+		}
+	}
 	r.NAT = netNAT{Kind: "unknown", Why: "the coordinator does not answer over IPv4"}
 	r.PortMapping.fill(router)
 	for _, f := range families {
@@ -89,7 +94,7 @@ func (r *netReport) fill(families []*netFamily, port uint16, router portReport, 
 		if v == &r.IPv4 && f.observed.IsValid() {
 			r.NAT = f.natReport(port)
 			r.NAT.Double = r.NAT.Kind != "none" && outside(f.observed.Addr()) &&
-				(router.doubleNAT || natNets[0].Contains(f.local) || router.external.IsValid() && router.external != f.observed.Addr())
+				(router.doubleNAT || router.external.IsValid() && router.external != f.observed.Addr())
 		}
 	}
 	if r.UDP {
@@ -173,14 +178,20 @@ func (p *netPortReport) fill(router portReport) {
 	}
 }
 
-// available reports whether the router maps ports.
-func (p *netPortReport) available() bool {
-	for _, a := range p.Protocols {
-		if a.Available {
-			return true
-		}
+// refusal is what the router says who answers, but maps nothing by a protocol.
+func (a netPortProtocol) refusal() string {
+	if a.Available || a.Error == errPortSilent.Error() {
+		return ""
 	}
-	return false
+	return a.Error
+}
+
+// useful reports whether the router is likely to keep a port open: by PCP it
+// does not say beforehand that it has no address outside, by the others it does.
+func (p *netPortReport) useful() bool {
+	is := func(a netPortProtocol) bool { return a.Available }
+	refused := func(a netPortProtocol) bool { return a.refusal() != "" }
+	return slices.ContainsFunc(p.Protocols, is) && (p.External != "" || !slices.ContainsFunc(p.Protocols, refused))
 }
 
 // pairs follows planFor in punch_hard.go, and what its tests in the lab have
@@ -189,7 +200,7 @@ func (r *netReport) pairs() []netPair {
 	works := [3]string{"unknown", "unknown", "unknown"}
 	open := r.IPv4.Filter == "open" || r.IPv4.Filter == "open-or-address"
 	switch {
-	case r.IPv4.State == "no-route":
+	case r.IPv4.State == "no-route", r.IPv4.State == "none":
 		works = [3]string{"no", "no", "no"}
 	case (r.NAT.Kind == "none" || r.NAT.Kind == "same") && open:
 		works = [3]string{"at-once", "at-once", "at-once"}

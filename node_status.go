@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"strings"
 	"time"
@@ -20,8 +21,45 @@ type linkStatus struct {
 	RTT     float64   `json:"rtt_ms,omitempty"`
 	Since   time.Time `json:"since"`   // of the link
 	PathAt  time.Time `json:"path_at"` // since when this path, or none
-	Moves   int       `json:"moves"`
+	Moves   int       `json:"moves"`   // from one path to another, until now
 	Streams int       `json:"streams"` // SSH connections on it
+}
+
+// pathKinds are the kinds of paths, see pathTry.kind, with what they are.
+var pathKinds = []struct{ kind, words string }{
+	{"lan", "by the device's address in a local network"},
+	{"v6", "by IPv6"},
+	{"v4", "at an address of the device's own, outside any NAT"},
+	{"mapped", "through a port that the device's router keeps open"},
+	{"punched", "through a hole in the device's NAT"},
+}
+
+// path is the path in two words.
+func (l *linkStatus) path() string {
+	if l.Path == "" {
+		return "held, no path"
+	}
+	return l.Kind + " " + l.Path
+}
+
+// change says what has become of a link since before, which is nil at first.
+func (l *linkStatus) change(before *linkStatus, now time.Time) string {
+	switch {
+	case before == nil:
+		for _, k := range pathKinds {
+			if k.kind == l.Kind {
+				return fmt.Sprintf(", %s, for %s; link %s", k.words, sayDuration(now.Sub(l.PathAt)), l.Link)
+			}
+		}
+		return ", link " + l.Link
+	case l.Link != before.Link:
+		return fmt.Sprintf(", a new link %s, the old one was %s", l.Link, before.path())
+	case l.path() != before.path():
+		return ", moved from " + before.path()
+	case l.Moves != before.Moves:
+		return ", moved away and back"
+	}
+	return ""
 }
 
 // A nodeStatus is the process itself.
