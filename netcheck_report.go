@@ -83,6 +83,9 @@ func (r *netReport) fill(families []*netFamily, port uint16, router portReport, 
 		}
 	}
 	r.NAT = netNAT{Kind: "unknown", Why: "the coordinator does not answer over IPv4"}
+	if r.IPv4.State == "none" {
+		r.NAT.Why = "there is no IPv4 here"
+	}
 	r.PortMapping.fill(router)
 	for _, f := range families {
 		v := r.version(f.talk.addrs[0].Addr())
