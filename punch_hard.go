@@ -207,6 +207,7 @@ func (f *pathFinder) startHard(now time.Time) {
 		return
 	}
 	h.began, h.nonce, h.at, h.walks = now, rand.Uint64(), 0, nil
+	f.router.logf("hard NAT: here %d, there %d (kinds); %+v towards %v", h.mine.kind, h.theirs.kind, h.plan, h.ips)
 	f.strangers = 0
 	for range h.plan.socks {
 		i, err := f.router.openSock()
