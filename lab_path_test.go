@@ -338,3 +338,45 @@ func TestLabSmallTable(t *testing.T) {
 	}
 	w.laptop.must(other, "status")
 }
+
+// A smaller MTU somewhere on the way, of which no router tells, comes with a
+// move or under a path that stays: a transfer goes on, and so does its link.
+func TestLabSilentSmallMTU(t *testing.T) {
+	needTime(t)
+	for name, change := range map[string]func(r *labRoam){
+		"the device moves": func(r *labRoam) {
+			r.hub.do("hole", r.spare[0].ns, "1280")
+			r.carry(r.there)
+		},
+		"the client moves": func(r *labRoam) {
+			r.hub.do("hole", r.spare[0].ns, "1280")
+			r.carry(r.at)
+		},
+		"nothing moves": func(r *labRoam) { r.hub.do("hole", r.there.router.ns, "1280") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newLabRoam(t, labMove{})
+			r.t = t
+			f := r.bulk()
+			if err := f.flows(); err != nil {
+				t.Fatal(err)
+			}
+			before := r.link()
+			f.reset()
+			change(r)
+			err := f.flows()
+			most := 1500 * time.Millisecond
+			if name == "nothing moves" { // QUIC's own timer comes before our doubt
+				most = 5 * time.Second
+			}
+			if gap := f.gap(); err != nil || gap > most {
+				t.Errorf("stood still for %v, %v", gap, err)
+			} else {
+				t.Logf("stood still for %v", gap)
+			}
+			if after := r.link(); before.Link == "" || after.Link != before.Link {
+				t.Errorf("link %q, then %q", before.Link, after.Link)
+			}
+		})
+	}
+}

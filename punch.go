@@ -561,6 +561,9 @@ func (f *pathFinder) choose(now time.Time, t *pathTry) {
 	f.restarted = false
 	if t == f.best {
 		f.router.setPath(t.src)
+		if f.moving { // out by another way
+			f.probeBig(now, t)
+		}
 		f.trust(now, t)
 		return
 	}

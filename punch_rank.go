@@ -67,13 +67,13 @@ const maxBigProbes = 3
 
 // bigGap is from one probe of a path that stalls to the next: routes change, and
 // fragments are tried without after a while.
-const bigGap = 5 * time.Second
+const bigGap = time.Second
 
 // probeBig begins to probe a path that has just been chosen.
 func (f *pathFinder) probeBig(now time.Time, t *pathTry) {
-	f.big = bigProbe{began: now}
+	f.big = bigProbe{}
 	if f.router.inUse() > maxDatagram {
-		f.big.try, f.big.nonce, f.big.next = t, rand.Uint64(), now
+		f.big = bigProbe{try: t, nonce: rand.Uint64(), began: now, next: now}
 	}
 }
 

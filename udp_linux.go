@@ -130,7 +130,7 @@ func (u *udpMux) queuedBatch(ms []ipv4.Message) (n int) {
 
 // initExtra has a further socket say when a datagram is too big for the path,
 // as QUIC has made the main one.
-func initExtra(c *net.UDPConn) { setMTUDiscover(c, unix.IP_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_PROBE) }
+func initExtra(c *net.UDPConn) { setMTUDiscover(c, unix.IP_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_PROBE, 0) }
 
 // drain reads a socket that QUIC does not use: it returns when that is closed.
 func (u *udpMux) drain() error {
@@ -337,7 +337,7 @@ func appendControl(b []byte, level, kind int, data []byte) []byte {
 func (u *udpMux) allowFragments(sock int) {
 	u.fragmentAt.Store(monoNow())
 	if c := u.connOf(sock); c != nil {
-		setMTUDiscover(c, unix.IP_PMTUDISC_DONT, unix.IPV6_PMTUDISC_DONT)
+		setMTUDiscover(c, unix.IP_PMTUDISC_DONT, unix.IPV6_PMTUDISC_DONT, minMTU6)
 	}
 }
 
@@ -346,7 +346,7 @@ func (u *udpMux) restoreDF() {
 	if at == 0 || monoSince(at) < dfRetry || !u.fragmentAt.CompareAndSwap(at, 0) {
 		return
 	}
-	setMTUDiscover(u.UDPConn, unix.IP_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_PROBE)
+	initExtra(u.UDPConn)
 	u.mu.RLock()
 	defer u.mu.RUnlock()
 	for _, c := range u.socks {
@@ -354,7 +354,11 @@ func (u *udpMux) restoreDF() {
 	}
 }
 
-func setMTUDiscover(c *net.UDPConn, v4, v6 int) {
+// minMTU6 is what every IPv6 path carries, in bytes (RFC 8200, section 5). No
+// router on it cuts packets: the kernel must.
+const minMTU6 = 1280
+
+func setMTUDiscover(c *net.UDPConn, v4, v6, cut6 int) {
 	rc, err := c.SyscallConn()
 	if err != nil {
 		return
@@ -362,6 +366,7 @@ func setMTUDiscover(c *net.UDPConn, v4, v6 int) {
 	rc.Control(func(fd uintptr) {
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, v4)
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, v6)
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU, cut6)
 	})
 }
 

@@ -174,12 +174,11 @@ func (h *hub) forward(now time.Time, from *port, b []byte) {
 	}
 	back := tooBig(b, limit)
 	switch {
-	case silent:
-		from.lost++
-		return
 	case back != nil:
 		from.lost++
-		h.send(now, to, from, back)
+		if !silent {
+			h.send(now, to, from, back)
+		}
 		return
 	}
 	for _, part := range fragments(b, limit) {

@@ -14,7 +14,7 @@
 //	rate NS BITS        a second, each way; 0 for no limit
 //	mtu NS BYTES        larger packets draw an ICMP error or are cut up, as
 //	                    real routers do; 0 for no limit
-//	hole NS BYTES       larger packets vanish
+//	hole NS BYTES       larger packets that may not be cut vanish
 //	only NS 4|6|46      other packets vanish
 //	down NS, up NS      nothing passes
 //	count NS            "ok IN OUT LOST" in packets
