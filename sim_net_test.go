@@ -209,6 +209,12 @@ func (n *simNet) run(d time.Duration, done func() bool) time.Duration {
 // lost decides about one packet.
 func (n *simNet) lost() bool { return n.loss > 0 && n.rng.Float64() < n.loss }
 
+// lostOnWay decides about two, by the coordinator.
+func (n *simNet) lostOnWay() bool {
+	there := n.lost()
+	return n.lost() || there
+}
+
 func (n *simNet) late(d time.Duration) time.Duration {
 	if n.jitter > 0 {
 		d += time.Duration(n.rng.Int64N(int64(n.jitter)))
@@ -241,7 +247,7 @@ func (n *simNet) seen(e *simEnd, sock int, port netip.AddrPort, answer func(at n
 		return
 	}
 	at := e.nat.out(e, sock, port)
-	if n.lost() || n.lost() {
+	if n.lostOnWay() {
 		return
 	}
 	n.at(2*n.coord, func() {
@@ -253,7 +259,7 @@ func (n *simNet) seen(e *simEnd, sock int, port netip.AddrPort, answer func(at n
 
 // relay hands a note to the other end.
 func (n *simNet) relay(e *simEnd, m noteMsg) {
-	if e.nat.down || n.mute || n.lost() || n.lost() {
+	if e.nat.down || n.mute || n.lostOnWay() {
 		return
 	}
 	at := e.nat.out(e, 0, simCoord)

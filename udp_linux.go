@@ -130,7 +130,9 @@ func (u *udpMux) queuedBatch(ms []ipv4.Message) (n int) {
 
 // initExtra has a further socket say when a datagram is too big for the path,
 // as QUIC has made the main one.
-func initExtra(c *net.UDPConn) { setMTUDiscover(c, unix.IP_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_PROBE, 0) }
+func initExtra(c *net.UDPConn) {
+	setMTUDiscover(c, unix.IP_PMTUDISC_PROBE, unix.IPV6_PMTUDISC_PROBE, 0)
+}
 
 // drain reads a socket that QUIC does not use: it returns when that is closed.
 func (u *udpMux) drain() error {
