@@ -119,6 +119,19 @@ func TestNetcheckConclusions(t *testing.T) {
 	}
 }
 
+// An answer that came through another socket's hole does not count.
+func TestNetcheckFilterBySocket(t *testing.T) {
+	through := false
+	ask := &echoCall{sock: 3, other: true, seen: func(time.Time, netip.AddrPort) { through = true }}
+	c := &coordTalk{echoes: map[uint64]*echoCall{7: ask}}
+	ack := (&echoAckMsg{7, netip.MustParseAddrPort("203.0.113.7:41000")}).append(nil)
+	for _, sock := range []int{0, 4, 3} {
+		if c.echoed(time.Now(), ack, udpSource{sock: sock}); through != (sock == 3) {
+			t.Errorf("on socket %d: %v", sock, through)
+		}
+	}
+}
+
 // What ping says of its path, and when it changes.
 func TestPathWords(t *testing.T) {
 	now := time.Now()

@@ -203,12 +203,14 @@ func (c *coordTalk) secondOf(a netip.AddrPort) netip.AddrPort {
 	return c.second
 }
 
-func (c *coordTalk) echoed(now time.Time, rest []byte) {
+// echoed takes an answer from the other port only on the socket that asked:
+// another one may have a hole to that port, by the same port of the NAT.
+func (c *coordTalk) echoed(now time.Time, rest []byte, from udpSource) {
 	m, err := parseEchoAck(rest)
 	if err != nil {
 		return
 	}
-	if e := c.echoes[m.nonce]; e != nil {
+	if e := c.echoes[m.nonce]; e != nil && (!e.other || e.sock == from.sock) {
 		delete(c.echoes, m.nonce)
 		e.seen(now, m.observed)
 	}
@@ -286,7 +288,7 @@ func (c *coordTalk) handle(now time.Time, h msgHead, rest []byte, from udpSource
 	case msgRing:
 		c.ring(now, h, rest)
 	case msgEchoAck:
-		c.echoed(now, rest)
+		c.echoed(now, rest, from)
 	case msgRelayed:
 		if m, err := parseRelayed(rest); err == nil && c.onRelayed != nil {
 			c.onRelayed(now, m)
