@@ -356,9 +356,9 @@ func TestAttackForgedEchoes(t *testing.T) {
 	p.do(func() {
 		seen, kind := p.node.nat.seen, p.node.nat.kind
 		for nonce := range uint64(50) {
-			p.node.talk.echoed(p.now, (&echoAckMsg{nonce, lie}).append(nil))
+			p.node.talk.echoed(p.now, (&echoAckMsg{nonce, lie}).append(nil), udpSource{})
 		}
-		p.node.talk.echoed(p.now, nil)
+		p.node.talk.echoed(p.now, nil, udpSource{})
 		if p.node.nat.seen != seen || p.node.nat.kind != kind {
 			t.Errorf("seen at %v", p.node.nat.seen)
 		}
