@@ -76,12 +76,18 @@ type coordCall struct {
 
 // An echoCall asks where the coordinator sees one of our sockets.
 type echoCall struct {
+	version       byte // of IP: 4, 6, 0 = any
 	sock          int
 	second, other bool // asked of its second port; to be answered from the other one
 	full          bool // of maxDatagram bytes
 	sent          int
 	next          time.Time
 	seen          func(now time.Time, at netip.AddrPort)
+}
+
+// is reports whether an echo may go to a.
+func (e *echoCall) is(a netip.AddrPort) bool {
+	return e.version == 0 || a.Addr().Is4() == (e.version == 4)
 }
 
 // echoTimes are when an echo goes out again; after the last it has failed.
@@ -178,10 +184,13 @@ func (c *coordTalk) sendEcho(now time.Time, nonce uint64, e *echoCall) {
 	}
 	b, _ := c.box.pack(msgEcho, &echoMsg{nonce, e.other}, pad)
 	addrs := c.addrs
-	if c.at.addr.IsValid() {
+	if c.at.addr.IsValid() && e.is(c.at.addr) {
 		addrs = []netip.AddrPort{c.at.addr}
 	}
 	for _, a := range addrs {
+		if !e.is(a) {
+			continue
+		}
 		if e.second {
 			a = c.secondOf(a)
 		}
@@ -214,6 +223,19 @@ func (c *coordTalk) echoed(now time.Time, rest []byte, from udpSource) {
 		delete(c.echoes, m.nonce)
 		e.seen(now, m.observed)
 	}
+}
+
+// versions are those of IP to find out by what a NAT does, and where else we are
+// seen, if the coordinator has addresses of both.
+func (c *coordTalk) versions() (nat, other byte) {
+	has := map[bool]bool{}
+	for _, a := range c.addrs {
+		has[a.Addr().Is4()] = true
+	}
+	if len(has) == 2 {
+		return 4, 6
+	}
+	return 0, 0
 }
 
 // relay has the coordinator hand a sealed datagram to a process of a device.

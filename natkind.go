@@ -24,6 +24,8 @@ const (
 	natAgain = 10 * time.Minute
 	// natRetry is when a finding that has come to nothing is tried again.
 	natRetry = 5 * time.Second
+	// natStale is how long a hole that nothing keeps open is counted on.
+	natStale = 15 * time.Second
 	// natBaseFor is how long the last port of a counting NAT says what is next.
 	natBaseFor = 2 * time.Second
 )
@@ -34,10 +36,15 @@ type natFinder struct {
 	openSock  func() (int, error)
 	closeSock func(int)
 	changed   func(now time.Time) // the finding, or where we are seen
+	// versions of IP to ask by: that of the NAT, and another one by which we are
+	// only seen; 0 = any, and none. May be nil.
+	versions func() (nat, other byte)
 
 	kind    natKind
 	at      time.Time         // when it was concluded, zero = never
 	seen    [2]netip.AddrPort // by the first and the second port
+	other   netip.AddrPort    // by the other version of IP
+	version byte              // of IP, see versions
 	asked   time.Time         // when it last began
 	round   int               // answers to questions of an older round do not count
 	waits   int               // answers under way
@@ -50,11 +57,23 @@ func (p *natFinder) start(now time.Time, moved bool) {
 	p.round++
 	p.asked, p.waits = now, 2
 	if moved {
-		p.seen = [2]netip.AddrPort{}
+		p.seen, p.other = [2]netip.AddrPort{}, netip.AddrPort{}
 	}
 	round := p.round
+	var other byte
+	if p.versions != nil {
+		p.version, other = p.versions()
+	}
+	if other != 0 {
+		p.echo(now, echoCall{version: other, seen: func(now time.Time, at netip.AddrPort) {
+			if known := p.other; at != known {
+				p.other = at
+				p.changed(now)
+			}
+		}})
+	}
 	for i := range p.seen {
-		p.echo(now, echoCall{second: i == 1, seen: func(now time.Time, at netip.AddrPort) {
+		p.echo(now, echoCall{version: p.version, second: i == 1, seen: func(now time.Time, at netip.AddrPort) {
 			if p.round != round {
 				return
 			}
@@ -71,6 +90,12 @@ func (p *natFinder) start(now time.Time, moved bool) {
 func (p *natFinder) due(now time.Time, answers bool) bool {
 	age := now.Sub(p.asked)
 	return age >= natAgain || age >= natRetry && answers && p.waits == 0 && !p.seen[0].IsValid()
+}
+
+// stale reports whether what the coordinator has seen by the version of IP that no
+// beat keeps open may be out of date.
+func (p *natFinder) stale(now time.Time) bool {
+	return p.version != 0 && now.Sub(p.asked) > natStale
 }
 
 func (p *natFinder) compare(now time.Time) {
@@ -98,7 +123,7 @@ func (p *natFinder) sample(now time.Time, n int) {
 			continue
 		}
 		socks = append(socks, sock)
-		p.echo(now, echoCall{sock: sock, seen: func(now time.Time, at netip.AddrPort) {
+		p.echo(now, echoCall{version: p.version, sock: sock, seen: func(now time.Time, at netip.AddrPort) {
 			p.closeSock(sock)
 			if p.round != round {
 				return
@@ -176,7 +201,7 @@ func stepOf(ports []int) (step int, ok bool) {
 
 // observed are the addresses at which the coordinator sees the main socket.
 func (p *natFinder) observed() (out []netip.AddrPort) {
-	for _, a := range p.seen {
+	for _, a := range []netip.AddrPort{p.seen[0], p.seen[1], p.other} {
 		if a.IsValid() && !slices.Contains(out, a) {
 			out = append(out, a)
 		}

@@ -28,6 +28,9 @@ func (n *node) tellLocked(now time.Time, q *peerProc) {
 	if n.nat.refresh(now) {
 		s.nonce = 0
 	}
+	if n.nat.stale(now) {
+		n.nat.start(now, false)
+	}
 }
 
 // tickNotesLocked sends the notes that are due.
@@ -130,7 +133,7 @@ func (n *node) natChanged(now time.Time) {
 // placed takes note of where the coordinator sees us now. n.mu is held.
 func (n *node) placed(now time.Time, at netip.AddrPort) {
 	n.logf(0, "the coordinator knows this machine, at %v", at)
-	if n.nat.seen[0].IsValid() && n.nat.seen[0] != at {
+	if was := n.nat.seen[0]; was.IsValid() && was != at && was.Addr().Is4() == at.Addr().Is4() {
 		n.nat.start(now, true)
 	}
 	if n.keepPort && n.ports == nil && !n.closed && behindNAT(at.Addr()) {

@@ -60,7 +60,7 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		onPlace:   n.placed,
 		onRefused: func(m *refuseMsg) { n.logf(0, "coordinator: %v", refusalOf(m, "this machine")) },
 	}
-	n.nat = &natFinder{echo: n.talk.echo, openSock: n.mux.openSock, closeSock: n.mux.closeSock, changed: n.natChanged}
+	n.nat = &natFinder{echo: n.talk.echo, openSock: n.mux.openSock, closeSock: n.mux.closeSock, changed: n.natChanged, versions: n.talk.versions}
 	n.peers.logf = n.logf
 	n.peers.known = func(keys publicKeys) bool {
 		_, err := n.judge(keys, "")
