@@ -312,6 +312,25 @@ func TestPunchStrangersAreFew(t *testing.T) {
 	}
 }
 
+// Three pings to an address that the coordinator alone has named were lost: when
+// the peer pings from there, it is asked for its proof all the same.
+func TestPunchAnswersAreWorthAPing(t *testing.T) {
+	n := newPunchNet(t, 10*ms, punchA, punchB)
+	n.drop = func(_, _ netip.AddrPort) bool { return true }
+	e := n.ends[1]
+	e.finder.introduce(n.now, punchA[0], nil)
+	e.tick()
+	n.run(15*time.Second, func() bool { return false })
+	if e.sent[punchA[0]] != maxUnvouched {
+		t.Fatalf("%d pings on the coordinator's word", e.sent[punchA[0]])
+	}
+	n.drop = nil
+	n.introduce(0)
+	if took := n.run(time.Second, n.bothProved); !n.bothProved() || took > 50*ms {
+		t.Errorf("%v after %v", n.bothProved(), took)
+	}
+}
+
 func TestPunchPongProvesOnlyWhereItWasAsked(t *testing.T) {
 	n := newPunchNet(t, 10*ms, punchA, punchB)
 	n.introduce(0)

@@ -117,3 +117,33 @@ func (f *pathFinder) roam(now time.Time) {
 	}
 	f.tick(now)
 }
+
+// question pings the path now: is the process at its end still there?
+func (f *pathFinder) question(now time.Time) {
+	if f.best != nil && f.best.missed == 0 {
+		f.best.next = now
+		f.tick(now)
+	}
+}
+
+// greeted takes a hello of another instance: the peer's process may have been
+// replaced. That counts only when the old one stays silent, for a hello may
+// be an old one played again.
+func (f *pathFinder) greeted(now time.Time) {
+	if f.restarted {
+		return
+	}
+	f.restarted = true
+	for _, t := range f.tries {
+		if t.admitted || t == f.best {
+			t.next = now
+		}
+	}
+	f.tick(now)
+}
+
+// replaced reports that a hello came and that pings stayed unanswered for
+// eight times askWait, 900 ms at a round trip of 40 ms.
+func (f *pathFinder) replaced() bool {
+	return f.restarted && (f.best == nil || f.best.missed >= deadAfter)
+}

@@ -25,7 +25,7 @@ func (n *simNet) checkSockets(t *testing.T, name string, seed uint64) {
 				t.Errorf("%s, seed %d: end %d has left socket %d of %v open", name, seed, i, s, e.socks)
 			}
 		}
-		if e.most > maxExtraSocks || e.stale > maxStrangers {
+		if e.most > maxExtraSocks || e.stale > 2*maxStrangers {
 			t.Errorf("%s, seed %d: end %d had %d sockets open, %d for more than %v", name, seed, i, e.most, e.stale, hardFor+settleFor)
 		}
 	}
@@ -81,7 +81,11 @@ func TestSimHardPairs(t *testing.T) {
 						t.Errorf("%s, seed %d: no data by %v, %v", p.name, seed, n.ends[0].path, n.ends[1].path)
 					}
 				}
+				had := n.proved()
 				n.checkSockets(t, p.name, seed)
+				if _, ok := n.flows(time.Second); had && !ok {
+					t.Errorf("%s, seed %d: the path is dead once the sockets are closed", p.name, seed)
+				}
 			}
 			t.Logf(p.name+": %d of %d met, the slowest in %v, %d within %v", met, runs, worst, early, p.median)
 			// Four standard deviations are left to chance.

@@ -80,7 +80,11 @@ func TestSimIdleHour(t *testing.T) {
 		moves := n.ends[0].finder.moves + n.ends[1].finder.moves
 		n.run(time.Hour, nil)
 		for i, e := range n.ends {
-			if got := e.out - before[i]; got > int(time.Hour/(20*time.Second)) {
+			most := int(time.Hour / (20 * time.Second))
+			if kinds[1].mapping >= natStep { // each end may keep a pair of sockets of its own open
+				most *= 2
+			}
+			if got := e.out - before[i]; got > most {
 				t.Errorf("%v: end %d sent %d packets in an idle hour", kinds, i, got)
 			} else {
 				t.Logf("%v: end %d sent %d packets", kinds, i, got)
