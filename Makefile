@@ -23,9 +23,9 @@ test: ## every test, with the race detector
 	testdata/tools.sh test
 	$(GO) test -race -timeout 20m ./...
 
-slow: ## what takes minutes: mutants, fuzzing, foreign processors
+slow: ## what takes minutes: mutants, fuzzing, foreign processors, the lab
 	testdata/tools.sh slow
-	$(MAKE) mutants fuzz qemu judge
+	$(MAKE) mutants fuzz qemu judge lab
 
 check: ## format, vet, staticcheck, layout, linked modules, cross builds
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt: $$unformatted"; exit 1; fi
