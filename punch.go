@@ -104,6 +104,8 @@ type pathFinder struct {
 	moving    bool      // our own network has changed, and no path is proved since
 	checks    int       // of checkTimes that are over since QUIC's last packet
 	rivalAt   time.Time // when better paths than best were looked for
+	replays   int       // of the last datagrams that are still to come
+	replayAt  time.Time // when
 	tell      bool      // the other end needs a note: its owner clears this
 	restarted bool      // a hello said that the peer's process is another now
 	big       bigProbe
@@ -205,6 +207,7 @@ func (f *pathFinder) tick(now time.Time) (next time.Time) {
 		}
 		next = earlier(next, t.next)
 	}
+	next = earlier(next, f.tickReplay(now))
 	next = earlier(next, f.tickBig(now))
 	return earlier(next, f.tickHard(now))
 }
@@ -471,7 +474,7 @@ func (f *pathFinder) choose(now time.Time, t *pathTry) {
 	f.router.logf("path is now %s %v, round trip %v", t.kind(), t.src.addr, t.rtt.Round(ms))
 	f.router.setPath(t.src)
 	if again {
-		f.router.replay(t.src)
+		f.replay(now, t)
 	}
 	f.probeBig(now, t)
 }

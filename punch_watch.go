@@ -99,8 +99,30 @@ func (f *pathFinder) trust(now time.Time, t *pathTry) {
 	if !f.doubt.IsZero() {
 		f.router.logf("path %v is good again", t.src.addr)
 		f.doubt, f.moving = time.Time{}, false
-		f.router.replay(t.src)
+		f.replay(now, t)
 	}
+}
+
+// maxReplays is how often the last datagrams are sent by a path that is there
+// again: the other end may open its NAT for us a moment later than we know.
+const maxReplays = 3
+
+func (f *pathFinder) replay(now time.Time, t *pathTry) {
+	f.replays, f.replayAt = maxReplays, now
+	f.tickReplay(now)
+}
+
+func (f *pathFinder) tickReplay(now time.Time) (next time.Time) {
+	if f.replays == 0 || f.best == nil {
+		return next
+	}
+	if now.Before(f.replayAt) {
+		return f.replayAt
+	}
+	f.router.replay(f.best.src)
+	f.replays--
+	f.replayAt = now.Add(max(50*ms, f.best.rtt))
+	return f.replayAt
 }
 
 // roam takes note that our own network has changed: no address of ours is
