@@ -53,6 +53,7 @@ func TestNATOf(t *testing.T) {
 func FuzzNATOf(f *testing.F) {
 	f.Add([]byte{0, 10, 0, 11, 0, 12, 0, 13, 0, 14})
 	f.Add([]byte{255, 255, 0, 1, 7, 7, 1, 1, 0, 0, 9, 9, 200, 3, 4, 4})
+	f.Add([]byte{0, 48, 0, 48, 0, 48, 0, 48})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var ports, seen []uint16
 		for ; len(b) >= 2 && len(ports) < natSamples; b = b[2:] {
@@ -108,6 +109,11 @@ func TestPortWalkVisitsEachPortOnce(t *testing.T) {
 			if !seen[uint16(p)] {
 				t.Fatalf("%+v: port %d is left out", k, p)
 			}
+		}
+	}
+	for _, k := range []natKind{{kind: natBlock, low: 48, high: 48}, {kind: natBlock, low: 65535, high: 65535}, {kind: natBlock, low: 9, high: 0}} {
+		if p := walkOf(k, 1).port(7); p < 1024 {
+			t.Errorf("%+v: port %d", k, p)
 		}
 	}
 	up, down := walkOf(natKind{kind: natStep, base: 65534, step: 1}, 1), walkOf(natKind{kind: natStep, base: 3, step: -1}, 2)
@@ -171,5 +177,22 @@ func TestNATFinderClosesWhatItOpens(t *testing.T) {
 	asked[1].seen(now, port(20))
 	if concluded != 1 || p.waits != 0 {
 		t.Errorf("without sockets: %d times concluded, %d awaited", concluded, p.waits)
+	}
+}
+
+// What a note says of a NAT may be anything: whatever it is, a plan is made of it,
+// or none.
+func TestNATKindsOfNotes(t *testing.T) {
+	for kind := range 256 {
+		for _, span := range [][2]uint16{{0, 0}, {9, 1}, {65535, 65535}, {0, 65535}, {1, 48}} {
+			m, err := parseNote((&noteMsg{nat: natKind{byte(kind), -128, 7, span[0], span[1]}}).append(nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for mine := byte(natUnknown); mine <= natRandom; mine++ {
+				planFor(natKind{kind: mine}, m.nat, true, false)
+			}
+			walkOf(m.nat, 2).port(1 << 20)
+		}
 	}
 }

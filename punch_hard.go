@@ -81,7 +81,8 @@ func walkOf(n natKind, stride int) portWalk {
 	case natBlock:
 		// The ports seen are a few of the block's: it reaches further each way.
 		more := max(8, (int(n.high)-int(n.low))/8)
-		low, high := max(1024, int(n.low)-more), min(65535, int(n.high)+more)
+		low := min(max(1024, int(n.low)-more), 65535)
+		high := max(low, min(65535, int(n.high)+more))
 		return shuffledWalk(low, high-low+1)
 	}
 	return shuffledWalk(1024, 65536-1024)

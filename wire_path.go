@@ -185,6 +185,9 @@ func parseNote(b []byte) (*noteMsg, error) {
 		return nil, errShort
 	}
 	m.moved, n.step = moved == 1, int8(step)
+	if n.kind > natRandom || n.low > n.high {
+		*n = natKind{} // of a kind to come, or nonsense
+	}
 	var err error
 	m.addrs, err = readAddrs(&s)
 	return &m, err
