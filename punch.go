@@ -184,6 +184,9 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 			f.router.trial(t.src, -1)
 		}
 		f.fly(t)
+		if f.best == nil {
+			f.knowFresh(now, a)
+		}
 		if !t.vouched || moved {
 			t.named, t.vouched = true, true
 			if t != f.best {

@@ -121,9 +121,10 @@ type hardPunch struct {
 	nonce    uint64 // of all pings of the attempt
 	at       int    // pings sent
 
-	freshAt netip.AddrPort // where the coordinator sees the fresh socket
-	fresh   bool           // there has been one since there was a path
-	freshOn time.Time      // when it was opened
+	freshAt   netip.AddrPort // where the coordinator sees the fresh socket
+	freshSock int
+	fresh     bool      // there has been one since there was a path
+	freshOn   time.Time // when it was opened
 }
 
 // sent reports whether nonce is that of a ping of this attempt.
@@ -305,16 +306,24 @@ func (f *pathFinder) freshSock(now time.Time) {
 		if f.best != nil || !slices.Contains(h.socks, i) || !at.IsValid() {
 			return
 		}
-		h.freshAt, f.tell = at, true
+		h.freshAt, h.freshSock, f.tell = at, i, true
 		for _, t := range f.tries {
-			if t.vouched && t.src.sock == 0 && len(f.tries) < maxPathTries {
-				n := f.know(now, udpSource{sock: i, addr: t.src.addr})
-				n.named, n.vouched, n.shy = true, true, true
-				n.restart(now)
+			if t.vouched && t.src.sock == 0 {
+				f.knowFresh(now, t.src.addr)
 			}
 		}
 		f.tick(now)
 	})
+}
+
+// knowFresh tries an address of the peer's from the fresh socket too.
+func (f *pathFinder) knowFresh(now time.Time, a netip.AddrPort) {
+	if !f.hard.freshAt.IsValid() || len(f.tries) >= maxPathTries || f.tries[udpKey{f.hard.freshSock, a}] != nil {
+		return
+	}
+	n := f.know(now, udpSource{sock: f.hard.freshSock, addr: a})
+	n.named, n.vouched, n.shy = true, true, true
+	n.restart(now)
 }
 
 // hopeless reports whether the NATs of both ends are known, and nothing is known

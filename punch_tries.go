@@ -60,7 +60,7 @@ func (f *pathFinder) know(now time.Time, src udpSource) *pathTry {
 }
 
 // maxTried bounds the addresses that a doubt or a new round has tried again:
-// those that there was word of last.
+// those that there was word of last. The others are forgotten.
 const maxTried = 12
 
 // retry tries again what there was word of last.
@@ -71,13 +71,18 @@ func (f *pathFinder) retry(now time.Time) {
 			tries = append(tries, t)
 		}
 	}
-	sortBy(tries, func(a, b *pathTry) int { return b.wordAt.Compare(a.wordAt) })
+	sortBy(tries, func(a, b *pathTry) int {
+		if d := b.worth(now) - a.worth(now); d != 0 {
+			return d
+		}
+		return b.wordAt.Compare(a.wordAt)
+	})
 	for i, t := range tries {
 		t.proved = false
 		if i < maxTried {
 			t.restart(now)
 		} else {
-			t.next = time.Time{}
+			f.forget(t)
 		}
 	}
 }
