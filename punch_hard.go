@@ -23,6 +23,10 @@ const (
 	// hardFor bounds one attempt, and hardGap is from one to the next.
 	hardFor = 10 * time.Second
 	hardGap = 15 * time.Second
+	// duelFor and duelGap are these where both NATs are hard: all ports have been
+	// tried by then, and new sockets draw anew.
+	duelFor = 4500 * ms
+	duelGap = 5 * time.Second
 	// maxHardAttempts bounds the attempts until a path has been there.
 	maxHardAttempts = 3
 	// freshAfter is when a fresh socket is tried between ordinary NATs.
@@ -127,6 +131,14 @@ type hardPunch struct {
 	freshOn   time.Time // when it was opened
 }
 
+// times are the length of an attempt and the time to the next.
+func (h *hardPunch) times() (span, gap time.Duration) {
+	if h.mine.hard() && h.theirs.hard() {
+		return duelFor, duelGap
+	}
+	return hardFor, hardGap
+}
+
 // sent reports whether nonce is that of a ping of this attempt.
 func (h *hardPunch) sent(nonce uint64) bool { return !h.began.IsZero() && h.nonce == nonce }
 
@@ -154,6 +166,7 @@ func (f *pathFinder) setKinds(now time.Time, mine, theirs natKind, seen []netip.
 // tickHard begins, goes on with and ends attempts.
 func (f *pathFinder) tickHard(now time.Time) (next time.Time) {
 	h := &f.hard
+	span, gap := h.times()
 	switch {
 	case f.best != nil:
 		h.began = time.Time{}
@@ -162,7 +175,7 @@ func (f *pathFinder) tickHard(now time.Time) (next time.Time) {
 			return f.sweepSocks(now)
 		}
 		return next
-	case !h.began.IsZero() && now.Sub(h.began) > hardFor:
+	case !h.began.IsZero() && now.Sub(h.began) > span:
 		h.began = time.Time{}
 		f.closeSocks()
 		return next
@@ -174,14 +187,15 @@ func (f *pathFinder) tickHard(now time.Time) (next time.Time) {
 	case f.began.IsZero():
 		return next
 	case ok && len(h.ips) > 0 && h.attempts < maxHardAttempts:
-		if !h.last.IsZero() && h.last.Add(hardGap).After(due) {
-			due = h.last.Add(hardGap)
+		if !h.last.IsZero() && h.last.Add(gap).After(due) {
+			due = h.last.Add(gap)
 		}
 		if now.Before(due) {
 			return due
 		}
 		h.attempts++
 		h.last = now
+		f.tell = f.tell || h.attempts > 1 // a NAT that counts has gone on
 		f.startHard(now)
 		return f.spray(now)
 	case !ok && !h.fresh:
