@@ -176,7 +176,7 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 		if !usableAddr(a) {
 			continue
 		}
-		fresh := f.tries[udpKey{0, a}] == nil && f.hard.fresh && f.best == nil
+		fresh := f.tries[udpKey{0, a}] == nil && f.hard.fresh && f.searching()
 		t := f.know(now, udpSource{addr: a})
 		t.mapped, t.shy = t.mapped || i == 0, fresh
 		t.moves(now, moved)
@@ -184,7 +184,7 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 			f.router.trial(t.src, -1)
 		}
 		f.fly(t)
-		if f.best == nil {
+		if f.searching() {
 			f.knowFresh(now, a)
 		}
 		if !t.vouched || moved {
@@ -335,6 +335,7 @@ func (f *pathFinder) lose(now time.Time) {
 	f.best.proved = false
 	f.best = nil
 	f.lostAt, f.began, f.strangers, f.tell = now, now, 0, true
+	f.hard.fresh = false
 	f.router.setPath(udpSource{})
 	f.retry(now)
 	f.tick(now)

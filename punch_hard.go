@@ -31,6 +31,7 @@ const (
 	maxHardAttempts = 3
 	// freshAfter is when a fresh socket is tried between ordinary NATs.
 	freshAfter = 700 * ms
+	freshDoubt = 400 * ms // counted from when a path came into doubt
 	// sprayStep is between two bursts of pings.
 	sprayStep = 10 * ms
 )
@@ -174,7 +175,7 @@ func (f *pathFinder) tickHard(now time.Time) (next time.Time) {
 			h.attempts, h.last, h.fresh = 0, time.Time{}, false
 			return f.sweepSocks(now)
 		}
-		return next
+		return f.freshInDoubt(now)
 	case !h.began.IsZero() && now.Sub(h.began) > span:
 		h.began = time.Time{}
 		f.closeSocks()
@@ -212,6 +213,25 @@ func (f *pathFinder) tickHard(now time.Time) (next time.Time) {
 	}
 	return next
 }
+
+// freshInDoubt opens a fresh socket while the path is in doubt: behind a router
+// that remembers us from another visit, our old port may lead to nobody.
+func (f *pathFinder) freshInDoubt(now time.Time) (next time.Time) {
+	h := &f.hard
+	due := f.doubt.Add(freshDoubt)
+	switch {
+	case h.fresh || h.mine.hard() || h.theirs.hard():
+		return next
+	case now.Before(due):
+		return due
+	}
+	h.freshOn = now
+	f.freshSock(now)
+	return next
+}
+
+// searching reports whether there is no path, or none that is trusted.
+func (f *pathFinder) searching() bool { return f.best == nil || !f.doubt.IsZero() }
 
 func (f *pathFinder) startHard(now time.Time) {
 	h := &f.hard
@@ -317,7 +337,7 @@ func (f *pathFinder) freshSock(now time.Time) {
 	}
 	h.socks = append(h.socks, i)
 	f.router.observe(now, i, func(now time.Time, at netip.AddrPort) {
-		if f.best != nil || !slices.Contains(h.socks, i) || !at.IsValid() {
+		if !f.searching() || !slices.Contains(h.socks, i) || !at.IsValid() {
 			return
 		}
 		h.freshAt, h.freshSock, f.tell = at, i, true
