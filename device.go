@@ -51,11 +51,11 @@ func runDevice(ctx context.Context, c deviceConfig) error {
 		return err
 	}
 	c.logf(0, "device %s ready on udp port %d", id.keys.deviceID(), n.mux.port())
-	d.sayState()
 	defer trust.watch(func(_, _ *trustState) {
 		d.sayState()
 		server.recheck() // a grant may have been narrowed
 	})()
+	d.sayState() // what came while we began to watch is in it
 	l := &lender{n, ln}
 	n.spawn(func() { reapSessions(ctx, n.sessions) })
 	var ending sync.WaitGroup
