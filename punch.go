@@ -98,6 +98,7 @@ type pathFinder struct {
 	best      *pathTry
 	began     time.Time // of the round
 	lostAt    time.Time // since when there is no path; zero while there is one
+	active    bool      // QUIC was writing when the path was lost
 	since     time.Time // when best became the path
 	moves     int       // how often the path has changed
 	doubt     time.Time // since when the path may be dead; zero while it is trusted
@@ -336,6 +337,8 @@ func (f *pathFinder) lose(now time.Time) {
 	f.best = nil
 	f.lostAt, f.began, f.strangers, f.tell = now, now, 0, true
 	f.hard.fresh = false
+	_, wrote := f.router.idle(now)
+	f.active = wrote < activeFor
 	f.router.setPath(udpSource{})
 	f.retry(now)
 	f.tick(now)

@@ -24,6 +24,7 @@ const (
 
 	hurryPing = 90 * ms
 	hurryFor  = time.Hour
+	hurryBoth = 10 * time.Minute
 )
 
 // watch questions the path when data sent stays unanswered, trusts it again
@@ -60,13 +61,16 @@ func (f *pathFinder) watch(now time.Time) (next time.Time) {
 	return now.Add(stall / 4)
 }
 
-// hurry pings what led to the peer before while data waits.
+// hurry pings what led to the peer of late while data waits. The end that only
+// received hurries too, for a while: both have a NAT to open.
 func (f *pathFinder) hurry(now time.Time, waits bool) (next time.Time) {
-	if !waits || now.Sub(f.lostAt) > hurryFor {
+	lost := now.Sub(f.lostAt)
+	if !(waits && lost < hurryFor || f.active && lost < hurryBoth) {
 		return next
 	}
 	for _, t := range f.tries {
-		if due := t.lastAsked().Add(hurryPing); t.returned && (t.next.IsZero() || t.next.After(due)) {
+		late := t.returned && t.wordAt.After(f.lostAt.Add(-time.Minute))
+		if due := t.lastAsked().Add(hurryPing); late && (t.next.IsZero() || t.next.After(due)) {
 			t.next = due
 		}
 	}
