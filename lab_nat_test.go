@@ -260,7 +260,7 @@ func (r *labRouter) flush() {
 // reboot has it forget everything; ports are given from another block.
 func (r *labRouter) reboot() {
 	r.l.t.Helper()
-	r.block += 10000
+	r.block = 10000 + r.block%50000
 	rules := r.rules()
 	if r.nat == labPort { // it would find the same port again
 		rules = strings.Replace(rules, "oifname wan masquerade", fmt.Sprintf("oifname wan meta l4proto udp snat ip to %s:%d-%d", r.wan, r.block, r.block+999), 1)
@@ -274,7 +274,7 @@ func (r *labRouter) redialled() {
 	r.l.t.Helper()
 	old := r.wan
 	r.redial++
-	r.wan = fmt.Sprintf("203.0.113.%d", r.id+64*r.redial)
+	r.wan = fmt.Sprintf("203.0.113.%d", r.id+64*(r.redial%4)) // id is below 64
 	r.l.hub.do("unroute", r.ns, old+"/32")
 	r.l.hub.do("route", r.ns, r.wan+"/32")
 	r.ip(fmt.Sprintf("addr add %s/32 dev wan\naddr del %s/32 dev wan", r.wan, old))
