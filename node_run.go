@@ -61,7 +61,7 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		onRefused: func(m *refuseMsg) { n.logf(0, "coordinator: %v", refusalOf(m, "this machine")) },
 	}
 	n.nat = &natFinder{echo: n.talk.echo, openSock: n.mux.openSock, closeSock: n.mux.closeSock, changed: n.natChanged, versions: n.talk.versions}
-	n.peers.logf = n.logf
+	n.peers.logf, n.peers.small = n.logf, n.small
 	n.peers.known = func(keys publicKeys) bool {
 		_, err := n.judge(keys, "")
 		return err == nil

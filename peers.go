@@ -25,6 +25,7 @@ type peerTable struct {
 	instance  instanceID
 	mux       *udpMux
 	idle      time.Duration // see pathFinder.idle
+	small     bool          // see pathFinder.small
 	observe   func(now time.Time, sock int, seen func(time.Time, netip.AddrPort))
 	known     func(publicKeys) bool // by the log
 	unvouched pingBudget
@@ -108,7 +109,7 @@ func (t *peerTable) proc(now time.Time, keys publicKeys, instance instanceID, fl
 		// that its other end has seen.
 		counter: uint64(monoNow())}
 	q.finder = newPathFinder(&muxRouter{t, q.udp, keys}, q.box, flight, now)
-	q.finder.idle = t.idle
+	q.finder.idle, q.finder.small = t.idle, t.small
 	p.procs[instance] = q
 	t.byVirtual[virtualIP(q.udp.virtual)] = q
 	return q, nil

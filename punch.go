@@ -91,6 +91,7 @@ type pathFinder struct {
 	router pathRouter
 	box    *sealBox
 	flight bool          // we dial: the first flight goes with the pings
+	small  bool          // little memory: fewer sockets
 	idle   time.Duration // between pings of a path that nothing else uses
 
 	tries     map[udpKey]*pathTry

@@ -183,10 +183,11 @@ func (f *pathFinder) tickHard(now time.Time) (next time.Time) {
 	case !h.began.IsZero():
 		return f.spray(now)
 	}
-	_, ok := planFor(h.mine, h.theirs, f.flight, smallMemory())
-	switch due := f.began.Add(hardAfter); {
-	case f.began.IsZero():
+	if f.began.IsZero() {
 		return next
+	}
+	_, ok := planFor(h.mine, h.theirs, f.flight, f.small)
+	switch due := f.began.Add(hardAfter); {
 	case ok && len(h.ips) > 0 && h.attempts < maxHardAttempts:
 		if !h.last.IsZero() && h.last.Add(gap).After(due) {
 			due = h.last.Add(gap)
@@ -237,7 +238,7 @@ func (f *pathFinder) startHard(now time.Time) {
 	h := &f.hard
 	f.closeSocks()
 	var ok bool
-	h.plan, ok = planFor(h.mine, h.theirs, f.flight, smallMemory())
+	h.plan, ok = planFor(h.mine, h.theirs, f.flight, f.small)
 	if !ok {
 		h.began = time.Time{}
 		return
