@@ -137,17 +137,21 @@ func (r *labRouter) plug(h *labHost, dev string) {
 	h.ip(h.address(r))
 }
 
-// address chooses a new address of a router's LAN for a host; what is
-// returned enters it with the default route.
+// address chooses an address of a router's LAN for a host, the one it had there
+// before as DHCP does; what is returned enters it with the default route.
 func (h *labHost) address(r *labRouter) (batch string) {
-	r.given++
+	if h.leases[r.id] == 0 {
+		r.given++
+		h.leases[r.id] = r.given + 1
+	}
+	lease := h.leases[r.id]
 	h.addr4, h.addr6 = "", ""
 	if !r.only6 {
-		h.addr4 = fmt.Sprintf("%s.%d", r.lan, r.given+1)
+		h.addr4 = fmt.Sprintf("%s.%d", r.lan, lease)
 		batch = fmt.Sprintf("addr add %s/24 dev %s\nroute replace default via %s.1\n", h.addr4, h.dev, r.lan)
 	}
 	if r.v6 || r.only6 {
-		h.addr6 = fmt.Sprintf("%s::%x", r.lan6, r.given+1)
+		h.addr6 = fmt.Sprintf("%s::%x", r.lan6, lease)
 		batch += fmt.Sprintf("addr add %s/64 dev %s nodad\nroute replace ::/0 via %s::1\n", h.addr6, h.dev, r.lan6)
 	}
 	return batch
@@ -314,6 +318,7 @@ add rule inet lab flows ct state new ct count over %d drop
 // readdress gives a machine another address in its network.
 func (h *labHost) readdress() {
 	h.l.t.Helper()
+	delete(h.leases, h.router.id)
 	h.ip("addr flush dev " + h.dev + " scope global\n" + h.address(h.router))
 }
 

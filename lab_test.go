@@ -143,11 +143,12 @@ type labHost struct {
 	dev    string     // with which it is plugged in
 	addr4  string     // in its network, as is addr6; "" for none
 	addr6  string
+	leases map[int]int // its addresses' last parts in the LANs of routers, by their ids
 }
 
 func (l *lab) newHost(name string) *labHost {
 	l.t.Helper()
-	h := &labHost{l: l, ns: l.prefix + name}
+	h := &labHost{l: l, ns: l.prefix + name, leases: map[int]int{}}
 	etc := filepath.Join("/etc/netns", h.ns)
 	hosts := fmt.Sprintf("127.0.0.1 localhost\n%s %s\n%s %s\n", labCoord4, labCoord, labCoord6, labCoord)
 	if err := os.MkdirAll(etc, 0o755); err != nil {
