@@ -287,6 +287,7 @@ func (r *muxRouter) inUse() int                      { return r.peer.inUse() }
 func (r *muxRouter) shrink(src udpSource)            { r.table.mux.allowFragments(src.sock) }
 func (r *muxRouter) logf(format string, args ...any) { r.table.logf(3, format, args...) }
 func (r *muxRouter) failed() bool                    { return r.peer.failed.Swap(false) }
+func (r *muxRouter) came() bool                      { return r.peer.came.Swap(false) }
 
 func (r *muxRouter) idle(time.Time) (_, _ time.Duration) {
 	return monoSince(r.peer.pathRx.Load()), monoSince(r.peer.lastTx.Load())

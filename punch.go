@@ -80,6 +80,7 @@ type pathRouter interface {
 	inUse() int                                      // the largest datagram that QUIC sends, in bytes
 	shrink(src udpSource)                            // datagrams that size get lost: let them be fragmented
 	failed() bool                                    // a write could not leave since this was last asked
+	came() bool                                      // a packet of QUIC's came by the path since this was last asked
 	logf(format string, args ...any)                 // what becomes of paths, for -vvv
 	openSock() (int, error)                          // one more socket
 	closeSock(i int)

@@ -50,7 +50,8 @@ type punchEnd struct {
 	sent     map[netip.AddrPort]int // datagrams by destination
 	heard    time.Time
 	wrote    time.Time
-	using    int // largest datagram that QUIC sends
+	cameIn   bool // packets of QUIC's come by the path
+	using    int  // largest datagram that QUIC sends
 	shrunk   []netip.AddrPort
 	socks    int // opened
 	closed   int
@@ -71,6 +72,7 @@ func (e *punchEnd) shrink(s udpSource)                 { e.shrunk = append(e.shr
 func (e *punchEnd) sendLow([]byte, udpSource)          {}
 func (e *punchEnd) logf(string, ...any)                {}
 func (e *punchEnd) failed() bool                       { return false }
+func (e *punchEnd) came() bool                         { return e.cameIn }
 func (e *punchEnd) openSock() (int, error)             { e.socks++; return e.socks, nil }
 func (e *punchEnd) closeSock(int)                      { e.closed++ }
 func (e *punchEnd) observe(time.Time, int, func(time.Time, netip.AddrPort)) {
@@ -390,6 +392,25 @@ func TestPathRanks(t *testing.T) {
 	} {
 		if got := betterPath(c.a, c.b); got != c.better {
 			t.Errorf("%v in %v better than %v in %v: %v", c.a.src.addr, c.a.rtt, c.b.src.addr, c.b.rtt, got)
+		}
+	}
+}
+
+// What is sent again when a path is there is sent three times, until QUIC's
+// packets come by it: more would stand before what QUIC itself sends again.
+func TestPunchReplaysUntilPacketsCome(t *testing.T) {
+	for cameIn, want := range map[bool]int{false: maxReplays, true: 1} {
+		n := newPunchNet(t, 10*ms, punchA, punchB)
+		n.ends[0].cameIn = cameIn
+		n.introduce(0)
+		n.introduce(1)
+		n.run(time.Second, n.bothProved)
+		n.ends[0].replays = nil
+		n.ends[0].finder.replay(n.now, n.ends[0].finder.best)
+		n.ends[0].tick()
+		n.run(time.Second, func() bool { return false })
+		if got := len(n.ends[0].replays); got != want {
+			t.Errorf("packets come %v: sent %d times again, want %d", cameIn, got, want)
 		}
 	}
 }

@@ -123,6 +123,10 @@ func (f *pathFinder) tickReplay(now time.Time) (next time.Time) {
 	if now.Before(f.replayAt) {
 		return f.replayAt
 	}
+	if f.router.came() && f.replays < maxReplays { // the other end lets us in
+		f.replays = 0
+		return next
+	}
 	f.router.replay(f.best.src)
 	f.replays--
 	f.replayAt = now.Add(max(50*ms, f.best.rtt))

@@ -32,7 +32,7 @@ type simEnd struct {
 	opened   map[int]time.Time
 
 	pathRx, lastTx time.Time
-	fail           bool
+	fail, cameIn   bool
 	mtu            int // above which packets of this end vanish, 0 = none
 	using          int // largest datagram that QUIC sends
 	fragments      bool
@@ -147,6 +147,12 @@ func (e *simEnd) idle(now time.Time) (_, _ time.Duration) {
 func (e *simEnd) failed() bool {
 	was := e.fail
 	e.fail = false
+	return was
+}
+
+func (e *simEnd) came() bool {
+	was := e.cameIn
+	e.cameIn = false
 	return was
 }
 
@@ -318,7 +324,7 @@ func (e *simEnd) receive(b []byte, src udpSource) {
 	if b[0] >= 0x40 {
 		if e.admitted[src.key()] {
 			if onPath {
-				e.pathRx = now
+				e.pathRx, e.cameIn = now, true
 			}
 			e.took(b)
 		}

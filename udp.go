@@ -8,6 +8,7 @@ package main
 // there is one. It knows where packets go, not why: punch.go decides that.
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net"
@@ -30,6 +31,10 @@ const (
 	// typist and QUIC's probes send in a quarter of a second. Of small ones each
 	// takes its size, at most 18 KB in all.
 	maxReplay = 12
+	// maxEarly is how many datagrams are kept of an outage's beginning, at most
+	// 54 KB: QUIC's timers repeat what the other end lacks first and never repeat
+	// it again by themselves, so that all else would have to wait for it.
+	maxEarly = 36
 	// maxSegment is the largest single datagram kept, in bytes.
 	maxSegment = 1500
 )
@@ -116,12 +121,15 @@ type udpPeer struct {
 	// when from the path in use, and when QUIC last wrote.
 	lastRx, pathRx, lastTx atomic.Int64
 	failed                 atomic.Bool // a write by the path could not leave, since this was last read
+	came                   atomic.Bool // a packet came up to QUIC by the path, since this was last read
 
 	mu     sync.Mutex
 	path   udpSource         // guarded by mu: where packets go; no addr = none
 	trials []udpTrial        // guarded by mu: where they go while there is no path
 	replay [maxReplay][]byte // guarded by mu: the last datagrams, a ring
 	at     int               // guarded by mu: next slot of replay
+	early  [][]byte          // guarded by mu: what stood there when the last path was lost, and what QUIC wrote first after that
+	later  int               // guarded by mu: datagrams written since there is a path again
 	worked int               // guarded by mu: largest datagram that has left, bytes: QUIC goes on with it on any path
 }
 
@@ -230,6 +238,7 @@ func (p *udpPeer) credit(from udpSource, n int) {
 	defer p.mu.Unlock()
 	if from.key() == p.path.key() {
 		p.pathRx.Store(monoNow())
+		p.came.Store(true)
 	}
 	for i := range p.trials {
 		if t := &p.trials[i]; t.budget >= 0 && t.to.key() == from.key() {
@@ -253,7 +262,10 @@ func (p *udpPeer) setPath(src udpSource) bool {
 	if p.path == src {
 		return false
 	}
-	p.path = src
+	if !src.addr.IsValid() {
+		p.early = p.lastLocked()
+	}
+	p.path, p.later = src, 0
 	p.pathRx.Store(monoNow())
 	return true
 }
@@ -290,9 +302,37 @@ func (p *udpPeer) keepLocked(b []byte, segment int) {
 		if n <= maxSegment {
 			p.replay[p.at] = append(p.replay[p.at][:0], b[:n]...)
 			p.at = (p.at + 1) % maxReplay
+			p.keepEarlyLocked(b[:n])
 		}
 		b = b[n:]
 	}
+}
+
+// keepEarlyLocked keeps what is written first while there is no path, and
+// forgets it when much has been written since.
+func (p *udpPeer) keepEarlyLocked(b []byte) {
+	switch {
+	case p.early == nil:
+	case !p.path.addr.IsValid():
+		if len(p.early) < maxEarly {
+			p.early = append(p.early, bytes.Clone(b))
+		}
+	case p.later > maxEarly:
+		p.early = nil
+	default:
+		p.later++
+	}
+}
+
+// lastLocked returns copies of the last datagrams, oldest first.
+func (p *udpPeer) lastLocked() [][]byte {
+	last := make([][]byte, 0, maxEarly)
+	for i := range maxReplay {
+		if d := p.replay[(p.at+i)%maxReplay]; len(d) > 0 {
+			last = append(last, bytes.Clone(d))
+		}
+	}
+	return last
 }
 
 // A udpMeta is what QUIC asks of the kernel for one write.
@@ -375,16 +415,13 @@ func (u *udpMux) writePath(p *udpPeer, path udpSource, b []byte, m udpMeta, work
 	return err
 }
 
-// replayTo sends the last datagrams again, to src alone: a path has returned,
-// or an address may be tried that missed them.
+// replayTo sends the last datagrams again, and those of an outage's beginning,
+// to src alone: a path has returned, or an address may be tried that missed
+// them. The newest goes first: QUIC takes the age of the highest that is
+// acknowledged for a round trip, and after an outage any other is far older.
 func (u *udpMux) replayTo(p *udpPeer, src udpSource) {
 	p.mu.Lock()
-	var again [][]byte
-	for i := range maxReplay {
-		if d := p.replay[(p.at+i)%maxReplay]; len(d) > 0 {
-			again = append(again, append([]byte(nil), d...))
-		}
-	}
+	again := p.againLocked()
 	for i := range p.trials {
 		if t := &p.trials[i]; t.budget >= 0 && t.to.key() == src.key() {
 			again = t.spendLocked(again)
@@ -394,6 +431,22 @@ func (u *udpMux) replayTo(p *udpPeer, src udpSource) {
 	for _, d := range again {
 		u.writeReal(d, udpMeta{}, src)
 	}
+}
+
+// againLocked returns what is to be sent again: after an outage the newest, then
+// what was written in it from its beginning; else the last, oldest first.
+func (p *udpPeer) againLocked() [][]byte {
+	last := p.lastLocked()
+	if p.early == nil || len(last) == 0 {
+		return last
+	}
+	again := [][]byte{last[len(last)-1]}
+	for _, d := range slices.Concat(p.early, last) {
+		if !slices.ContainsFunc(again, func(b []byte) bool { return bytes.Equal(b, d) }) {
+			again = append(again, d)
+		}
+	}
+	return again
 }
 
 // spendLocked keeps as many datagrams as the budget allows and takes them off.

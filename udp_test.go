@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -253,5 +254,54 @@ func TestUDPKeepsTheLastDatagrams(t *testing.T) {
 	p.keepLocked(make([]byte, 64<<10), 1000)
 	if n := len(p.replay[(p.at+maxReplay-1)%maxReplay]); n != 64<<10%1000 {
 		t.Errorf("last of a large batch has %d bytes", n)
+	}
+}
+
+// After an outage what QUIC repeated first is sent again too, the newest first;
+// it is forgotten when more has been written than that.
+func TestReplayKeepsTheBeginningOfAnOutage(t *testing.T) {
+	path := udpSource{addr: netip.MustParseAddrPort("192.0.2.1:1")}
+	p := &udpPeer{}
+	write := func(from, n int) {
+		for i := range n {
+			p.keepLocked([]byte{byte(from + i)}, 0)
+		}
+	}
+	again := func() (got []int) {
+		for _, d := range p.againLocked() {
+			got = append(got, int(d[0]))
+		}
+		return got
+	}
+	p.setPath(path)
+	write(0, 20)
+	if got := again(); len(got) != maxReplay || got[0] != 8 {
+		t.Errorf("with a path: %v", got)
+	}
+	p.setPath(udpSource{})
+	write(20, 60)
+	got := again()
+	want := []int{79}
+	for i := 8; i < 8+maxEarly; i++ {
+		want = append(want, i)
+	}
+	for i := 68; i < 79; i++ {
+		want = append(want, i)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("after an outage: %v, want %v", got, want)
+	}
+	p.setPath(path)
+	if got := again(); !slices.Equal(got, want) {
+		t.Errorf("with a path again: %v", got)
+	}
+	write(80, maxEarly+2)
+	if got := again(); len(got) != maxReplay {
+		t.Errorf("much later: %v", got)
+	}
+	p.setPath(udpSource{})
+	p.setPath(path)
+	if got := again(); len(got) != maxReplay {
+		t.Errorf("after a short outage: %v", got)
 	}
 }
