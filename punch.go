@@ -38,8 +38,8 @@ const (
 	// maxUnvouched bounds the pings to an address that only the coordinator
 	// has named.
 	maxUnvouched = 3
-	// maxStrangers bounds the sources that nobody named and that one
-	// introduction admits.
+	// maxStrangers bounds the sources that nobody named, that have not proved
+	// themselves either, and that one introduction admits.
 	maxStrangers = 3
 	// maxPathTries bounds the addresses known for one process, about 600 bytes
 	// each: those of three rounds, all strangers.
@@ -96,7 +96,7 @@ type pathFinder struct {
 	idle   time.Duration // between pings of a path that nothing else uses
 
 	tries     map[udpKey]*pathTry
-	strangers int // admitted in this round though nobody named them
+	strangers int // admitted in this round though nobody named them, and not proved
 	best      *pathTry
 	began     time.Time // of the round
 	lostAt    time.Time // since when there is no path; zero while there is one
@@ -444,6 +444,9 @@ func (f *pathFinder) ponged(now time.Time, m *pongMsg, from udpSource) {
 	for i, a := range t.asked {
 		if a.nonce != m.nonce || a.at.IsZero() {
 			continue
+		}
+		if !t.named && !t.returned { // a stranger no more: there is room for another
+			f.strangers = max(0, f.strangers-1)
 		}
 		t.asked[i].nonce = 0
 		t.rtt = now.Sub(a.at)

@@ -396,6 +396,25 @@ func TestPathRanks(t *testing.T) {
 	}
 }
 
+// A machine that moves again and again to where nobody has named it is followed
+// each time: three unproved strangers are too many, proved ones are none.
+func TestPunchFollowsManyMoves(t *testing.T) {
+	n := newPunchNet(t, 30*ms, punchA, punchB)
+	n.introduce(0)
+	n.introduce(1)
+	n.run(time.Second, n.bothProved)
+	for i := range 2 * maxStrangers {
+		at := netip.AddrPortFrom(netip.MustParseAddr("203.0.113.7"), uint16(1000+i))
+		n.run(3*time.Second, func() bool { return false })
+		n.ends[0].addrs = []netip.AddrPort{at}
+		n.ends[0].finder.roam(n.now)
+		n.ends[0].tick()
+		if took := n.run(time.Second, func() bool { return n.ends[1].path.addr == at }); took > 100*ms {
+			t.Errorf("move %d was followed after %v", i+1, took)
+		}
+	}
+}
+
 // What is sent again when a path is there is sent three times, until QUIC's
 // packets come by it: more would stand before what QUIC itself sends again.
 func TestPunchReplaysUntilPacketsCome(t *testing.T) {
