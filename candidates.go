@@ -77,3 +77,7 @@ func hostOf(a netip.Addr) netip.Prefix {
 	}
 	return p
 }
+
+func usableAddr(a netip.AddrPort) bool {
+	return a.IsValid() && a.Port() != 0 && !a.Addr().IsUnspecified() && !a.Addr().IsMulticast()
+}

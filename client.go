@@ -58,7 +58,7 @@ func (c *client) ownNode(ctx context.Context) (*node, error) {
 	if c.node != nil {
 		return c.node, nil
 	}
-	n, err := openNode(ctx, nodeConfig{id: c.id, trust: c.trust, hold: defaultHold, beat: true, logf: c.logf})
+	n, err := openNode(ctx, nodeConfig{id: c.id, trust: c.trust, hold: defaultHold, beat: true, reached: newReachedFile(c.dir), logf: c.logf})
 	if err == nil {
 		c.node = n
 	}

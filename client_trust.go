@@ -353,7 +353,7 @@ func (p *program) resetTrust(ctx context.Context, d stateDir) error {
 	if err := t.reset(); err != nil {
 		return err
 	}
-	for _, name := range []string{createFile, signerFile} {
+	for _, name := range []string{createFile, signerFile, reachedName} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

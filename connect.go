@@ -58,7 +58,7 @@ func (n *node) connect(ctx context.Context, dev signedDevice) (*link, error) {
 	}
 	d := n.dials[dev.id]
 	if d == nil {
-		d = &dialing{done: make(chan struct{})}
+		d = &dialing{done: make(chan struct{}), hello: make(chan instanceID, 1)}
 		n.dials[dev.id] = d
 		n.mu.Unlock()
 		n.spawn(func() { n.runDial(d, dev) })
@@ -71,7 +71,7 @@ func (n *node) connect(ctx context.Context, dev signedDevice) (*link, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	case <-n.life.Done():
-		return nil, errors.New("given up: this process ends")
+		return nil, errClosing
 	}
 }
 
@@ -109,13 +109,25 @@ func (n *node) runDial(d *dialing, dev signedDevice) {
 	close(d.done)
 }
 
+var errClosing = errors.New("given up: this process ends")
+
 // An introduction is what the coordinator said to a call.
 type introduction struct {
 	answer *answerMsg
 	refuse *refuseMsg
 }
 
+// dial asks to be introduced, and tries meanwhile where the device was reached
+// last: it may be near while the coordinator is far, or gone.
 func (n *node) dial(ctx context.Context, dev signedDevice) (*link, error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	near, hello := n.dialReached(ctx, dev)
+	defer func() {
+		if near != nil {
+			near.drop()
+		}
+	}()
 	said := make(chan introduction, 8)
 	n.mu.Lock()
 	id := n.talk.call(time.Now(), dev.id,
@@ -128,20 +140,139 @@ func (n *node) dial(ctx context.Context, dev signedDevice) (*link, error) {
 		n.talk.hangUp(id)
 		n.mu.Unlock()
 	}()
-	silent := time.NewTimer(coordSilence)
-	defer silent.Stop()
-	select {
-	case in := <-said:
-		if in.refuse != nil {
-			return nil, refusalOf(in.refuse, dev.name)
+	deadline := time.NewTimer(coordSilence)
+	defer deadline.Stop()
+	no := withHint(fmt.Errorf("coordinator %s does not answer", n.anchor.coordAddr),
+		"is it running, and does a firewall here let UDP out?")
+	for {
+		select {
+		case in := <-said:
+			if in.answer != nil {
+				at := near
+				near = nil
+				return n.dialAnswered(ctx, dev, in.answer, said, at)
+			}
+			no = refusalOf(in.refuse, dev.name)
+			if near == nil || in.refuse.reason != refuseOffline {
+				return nil, no
+			}
+			deadline.Reset(nearGrace)
+		case <-near.ended():
+			at := near
+			if near = nil; at.err == nil {
+				n.startLink(at.link)
+				return at.link, nil
+			}
+			n.logf(2, "%s where it was last: %v", dev.name, at.err)
+			if codeOf(no) == "offline" {
+				return nil, no
+			}
+		case instance := <-hello:
+			if near != nil && near.q.instance != instance {
+				near.drop()
+				near = n.dialAt(ctx, dev, reachedAt{dev.id, instance, n.reached.look(dev.id).addrs})
+			}
+		case <-deadline.C:
+			if near == nil || !n.hasPath(near.q) {
+				return nil, no
+			}
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
 		}
-		return n.dialAnswered(ctx, dev, in.answer, said)
-	case <-silent.C:
-		return nil, withHint(fmt.Errorf("coordinator %s does not answer", n.anchor.coordAddr),
-			"is it running, and does a firewall here let UDP out?")
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
 	}
+}
+
+// nearGrace is what a device that the coordinator calls offline has to answer
+// from where it was last.
+const nearGrace = 500 * ms
+
+// A dialAttempt is a dial of one process under way.
+type dialAttempt struct {
+	q    *peerProc
+	ctx  context.Context
+	stop context.CancelCauseFunc
+	done chan struct{} // closed when link and err are set
+	link *link
+	err  error
+}
+
+// attempt begins to dial a process whose addresses are known.
+func (n *node) attempt(ctx context.Context, dev signedDevice, q *peerProc) *dialAttempt {
+	a := &dialAttempt{q: q, done: make(chan struct{}), err: errClosing}
+	a.ctx, a.stop = context.WithCancelCause(ctx)
+	if !n.spawn(func() {
+		defer close(a.done)
+		a.link, a.err = n.dialQUIC(a.ctx, dev, q)
+	}) {
+		close(a.done)
+	}
+	return a
+}
+
+// ended is closed when there is a link or none; of no attempt never.
+func (a *dialAttempt) ended() <-chan struct{} {
+	if a == nil {
+		return nil
+	}
+	return a.done
+}
+
+// drop gives an attempt up, and the link that it may have made meanwhile.
+func (a *dialAttempt) drop() {
+	a.stop(nil)
+	<-a.done
+	if a.link != nil {
+		a.link.close("closing")
+	}
+}
+
+// dialReached tries where the device was reached last; nil: nothing is known.
+// hello tells when another process has answered there.
+func (n *node) dialReached(ctx context.Context, dev signedDevice) (near *dialAttempt, hello <-chan instanceID) {
+	if n.reached == nil {
+		return nil, nil
+	}
+	at := n.reached.look(dev.id)
+	if len(at.addrs) == 0 {
+		return nil, nil
+	}
+	n.mu.Lock()
+	if d := n.dials[dev.id]; d != nil {
+		hello = d.hello
+	}
+	n.mu.Unlock()
+	return n.dialAt(ctx, dev, at), hello
+}
+
+func (n *node) dialAt(ctx context.Context, dev signedDevice, at reachedAt) *dialAttempt {
+	n.mu.Lock()
+	now := time.Now()
+	q, err := n.peers.proc(now, dev.keys, at.instance, true)
+	if err != nil || n.linkOfLocked(q) != nil { // one without a path: its own search goes on
+		n.mu.Unlock()
+		return nil
+	}
+	q.idleAt = now
+	q.finder.remember(now, at.addrs)
+	n.mu.Unlock()
+	n.poke()
+	return n.attempt(ctx, dev, q)
+}
+
+// helloLocked takes a peer's word that it is another process now.
+func (n *node) helloLocked(id deviceID, instance instanceID) {
+	if d := n.dials[id]; d != nil {
+		select {
+		case d.hello <- instance:
+		default:
+		}
+	}
+}
+
+func (n *node) hasPath(q *peerProc) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return q.finder.best != nil
 }
 
 func offer(said chan introduction, in introduction) {
@@ -152,8 +283,8 @@ func offer(said chan introduction, in introduction) {
 }
 
 // dialAnswered dials the process that the coordinator named, or waits for the
-// path of a link that we have to it.
-func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg, said chan introduction) (*link, error) {
+// path of a link that we have to it. near is an attempt under way, or nil.
+func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg, said chan introduction, near *dialAttempt) (*link, error) {
 	now := time.Now()
 	n.mu.Lock()
 	q, err := n.peers.proc(now, dev.keys, m.instance, true)
@@ -168,16 +299,22 @@ func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg,
 	n.tellLocked(now, q)
 	n.mu.Unlock()
 	n.poke()
+	if near != nil && (near.q != q || old != nil) {
+		near.drop()
+		near = nil
+	}
 	if old != nil {
 		return n.awaitPath(ctx, dev, old)
 	}
-	dialCtx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	n.spawn(func() { giveUpSilent(dialCtx, stop, said, dev.name) })
-	n.spawn(func() { n.giveUpHopeless(dialCtx, stop, q) })
-	l, err := n.dialQUIC(dialCtx, dev, q)
-	if err != nil {
-		return nil, err
+	if near == nil {
+		near = n.attempt(ctx, dev, q)
+	}
+	n.spawn(func() { giveUpSilent(near.ctx, near.stop, said, dev.name) })
+	n.spawn(func() { n.giveUpHopeless(near.ctx, near.stop, q) })
+	<-near.done
+	l := near.link
+	if near.err != nil {
+		return nil, near.err
 	}
 	l.setToken(now, m.token, time.Duration(m.ttl)*time.Second, 0)
 	n.startLink(l)

@@ -41,7 +41,7 @@ func runDevice(ctx context.Context, c deviceConfig) error {
 		authorize: d.authorize,
 		log:       func(format string, args ...any) { c.logf(1, format, args...) },
 	})
-	n, err := openNode(ctx, nodeConfig{id: id, trust: trust, listen: c.listen, hold: c.hold, beat: true, keepPort: true, ssh: server, busy: new(gcGear).busy, logf: c.logf})
+	n, err := openNode(ctx, nodeConfig{id: id, trust: trust, listen: c.listen, hold: c.hold, beat: true, keepPort: true, ssh: server, reached: newReachedFile(c.dir), busy: new(gcGear).busy, logf: c.logf})
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ type nodeConfig struct {
 	beat     bool                // keep presence at the coordinator
 	keepPort bool                // ask the router to keep a port open for us
 	ssh      *sshServer          // nil: may not be entered
+	reached  *reachedFile        // where devices are reached without help; nil: not remembered
 	busy     func() (end func()) // told of each link; may be nil
 	logf     func(level int, format string, args ...any)
 }
@@ -49,23 +50,26 @@ type node struct {
 	stop    context.CancelFunc // ends it
 
 	mu       sync.Mutex
-	talk     *coordTalk            // guarded by mu
-	peers    *peerTable            // guarded by mu
-	nat      *natFinder            // guarded by mu
-	ports    *portMapper           // guarded by mu: nil unless keepPort, and behind a NAT
-	links    map[*link]bool        // guarded by mu
-	dials    map[deviceID]*dialing // guarded by mu
-	halfOpen map[*halfOpen]bool    // guarded by mu
-	changed  chan struct{}         // guarded by mu: closed and made anew when paths or links change
-	wanted   uint64                // guarded by mu: seq that the coordinator has
-	closed   bool                  // guarded by mu: nothing new may be spawned
+	talk     *coordTalk              // guarded by mu
+	peers    *peerTable              // guarded by mu
+	nat      *natFinder              // guarded by mu
+	ports    *portMapper             // guarded by mu: nil unless keepPort, and behind a NAT
+	links    map[*link]bool          // guarded by mu
+	dials    map[deviceID]*dialing   // guarded by mu
+	hints    map[sealHint]publicKeys // guarded by mu: of the machines in hintsOf
+	hintsOf  *trustState             // guarded by mu
+	halfOpen map[*halfOpen]bool      // guarded by mu
+	changed  chan struct{}           // guarded by mu: closed and made anew when paths or links change
+	wanted   uint64                  // guarded by mu: seq that the coordinator has
+	closed   bool                    // guarded by mu: nothing new may be spawned
 }
 
 // A dialing is one attempt under way.
 type dialing struct {
-	done chan struct{}
-	link *link
-	err  error
+	done  chan struct{}
+	link  *link
+	err   error
+	hello chan instanceID // which process it says it is where one was before
 }
 
 // candidates are our addresses, or the one that the socket is bound to.
@@ -91,12 +95,13 @@ func (n *node) mapped() netip.AddrPort {
 }
 
 // spawn runs f in a goroutine that close waits for; not once close has begun.
-func (n *node) spawn(f func()) {
+func (n *node) spawn(f func()) (runs bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if !n.closed {
 		n.running.Go(f)
 	}
+	return !n.closed
 }
 
 // poke makes the loop look again.
@@ -134,6 +139,19 @@ func (n *node) judge(keys publicKeys, role string) (signedDevice, error) {
 		return st.judge(keys, "server", now)
 	}
 	return dev, err
+}
+
+// memberOf returns the machine of the log whose datagrams bear a hint. n.mu is
+// held.
+func (n *node) memberOf(hint sealHint) (publicKeys, bool) {
+	if st := n.trust.state(); st != n.hintsOf {
+		n.hints, n.hintsOf = map[sealHint]publicKeys{}, st
+		for _, dev := range st.devices() {
+			n.hints[sealHintOf(n.acct, dev.keys.sign)] = dev.keys
+		}
+	}
+	keys, ok := n.hints[hint]
+	return keys, ok
 }
 
 func (n *node) deviceOf(id deviceID) (signedDevice, bool) {

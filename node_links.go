@@ -128,6 +128,7 @@ func (n *node) runLink(ctx context.Context, l *link) {
 	unhook := context.AfterFunc(ctx, func() { l.close("closing") })
 	l.serve(ctx)
 	unhook()
+	n.noteReached(l)
 	n.mu.Lock()
 	delete(n.links, l)
 	n.talk.hangUp(l.recall.id)
@@ -135,6 +136,19 @@ func (n *node) runLink(ctx context.Context, l *link) {
 	n.changedLocked()
 	n.mu.Unlock()
 	n.logf(1, "link %s with %s has ended: %v", l.id, l.peerName(), l.err())
+}
+
+// noteReached remembers where the device at the end of a link was reached.
+func (n *node) noteReached(l *link) {
+	if n.reached == nil || !l.dialed {
+		return
+	}
+	n.mu.Lock()
+	at := reachedAt{l.device, l.proc.instance, l.proc.finder.reached()}
+	n.mu.Unlock()
+	if err := n.reached.note(at); err != nil {
+		n.logf(1, "%v", err)
+	}
 }
 
 // usedLocked reports whether any link goes to a process.

@@ -66,6 +66,10 @@ func (n *node) start(addrs []netip.AddrPort) error {
 		_, err := n.judge(keys, "")
 		return err == nil
 	}
+	if n.ssh != nil {
+		n.peers.member = n.memberOf
+	}
+	n.peers.onHello = n.helloLocked
 	n.peers.observe = func(now time.Time, sock int, seen func(time.Time, netip.AddrPort)) {
 		n.talk.echo(now, echoCall{sock: sock, seen: seen})
 	}

@@ -20,14 +20,18 @@ const procLinger = 20 * time.Second
 
 // A peerTable is guarded by its owner's lock.
 type peerTable struct {
-	id        *identity
-	acct      acctID
-	instance  instanceID
-	mux       *udpMux
-	idle      time.Duration // see pathFinder.idle
-	small     bool          // see pathFinder.small
-	observe   func(now time.Time, sock int, seen func(time.Time, netip.AddrPort))
-	known     func(publicKeys) bool // by the log
+	id       *identity
+	acct     acctID
+	instance instanceID
+	mux      *udpMux
+	idle     time.Duration // see pathFinder.idle
+	small    bool          // see pathFinder.small
+	observe  func(now time.Time, sock int, seen func(time.Time, netip.AddrPort))
+	known    func(publicKeys) bool // by the log
+	// member returns whose datagrams of the log's machines bear a hint, for they
+	// may come without an introduction; nil: nobody's may.
+	member    func(sealHint) (publicKeys, bool)
+	onHello   func(deviceID, instanceID) // a peer says that it is another process now
 	unvouched pingBudget
 	logf      func(level int, format string, args ...any)
 
@@ -40,6 +44,8 @@ type peerKeys struct {
 	keys       publicKeys
 	send, recv sealKey
 	procs      map[instanceID]*peerProc
+	member     bool                        // of the log: kept without processes too
+	gone       map[instanceID]replayWindow // processes that were forgotten: what they said stays said
 }
 
 // A peerProc is one process of a peer.
@@ -80,7 +86,7 @@ func (t *peerTable) learn(keys publicKeys) (*peerKeys, error) {
 		}
 		return p, nil
 	}
-	p := &peerKeys{keys: keys, procs: map[instanceID]*peerProc{}}
+	p := &peerKeys{keys: keys, procs: map[instanceID]*peerProc{}, gone: map[instanceID]replayWindow{}}
 	var err error
 	if p.send, p.recv, err = sealKeys(t.id.path, sealDevice, keys.path, sealDevice); err != nil {
 		return nil, fmt.Errorf("device %s: %w", keys.deviceID(), err)
@@ -107,7 +113,8 @@ func (t *peerTable) proc(now time.Time, keys publicKeys, instance instanceID, fl
 	q.box = &sealBox{sendKey: p.send, recvKey: p.recv, hint: sealHintOf(t.acct, t.id.keys.sign), mine: t.instance, theirs: instance,
 		// A process that is forgotten and comes back must not begin at a counter
 		// that its other end has seen.
-		counter: uint64(monoNow())}
+		counter: uint64(monoNow()), window: p.gone[instance]}
+	delete(p.gone, instance)
 	q.finder = newPathFinder(&muxRouter{t, q.udp, keys}, q.box, flight, now)
 	q.finder.idle, q.finder.small = t.idle, t.small
 	p.procs[instance] = q
@@ -144,6 +151,9 @@ func (t *peerTable) handle(now time.Time, hint sealHint, b []byte, from udpSourc
 		return
 	}
 	q := p.procs[h.sender]
+	if q == nil && h.kind == msgPing && p.member && t.known(p.keys) {
+		q, _ = t.proc(now, p.keys, h.sender, false) // too many: it is not answered
+	}
 	if q == nil || q.box.accept(h) != nil {
 		return
 	}
@@ -166,6 +176,10 @@ func (t *peerTable) handle(now time.Time, hint sealHint, b []byte, from udpSourc
 // open returns what a datagram says and whose it is, nil when it does not open.
 func (t *peerTable) open(hint sealHint, b []byte) (*peerKeys, msgHead, []byte) {
 	p := t.byHint[hint]
+	if p == nil || !p.member {
+		t.learnMember(hint)
+		p = t.byHint[hint]
+	}
 	if p == nil {
 		return nil, msgHead{}, nil
 	}
@@ -178,6 +192,18 @@ func (t *peerTable) open(hint sealHint, b []byte) (*peerKeys, msgHead, []byte) {
 		return nil, msgHead{}, nil
 	}
 	return p, h, rest
+}
+
+// learnMember makes a machine of the log known that nobody has introduced.
+func (t *peerTable) learnMember(hint sealHint) {
+	if t.member == nil {
+		return
+	}
+	if keys, ok := t.member(hint); ok {
+		if p, err := t.learn(keys); err == nil {
+			p.member = true
+		}
+	}
 }
 
 // noted opens a note that came by the coordinator; nil: it is none, or not for
@@ -217,6 +243,9 @@ func (t *peerTable) greeted(now time.Time, p *peerKeys, h msgHead, from udpSourc
 			q.finder.greeted(now)
 		}
 	}
+	if t.onHello != nil {
+		t.onHello(p.keys.deviceID(), h.sender)
+	}
 }
 
 // tick serves every path and forgets processes that nothing needs, and peers
@@ -233,15 +262,22 @@ func (t *peerTable) tick(now time.Time) (next time.Time) {
 				next = earlier(next, q.idleAt.Add(procLinger+time.Millisecond))
 			}
 		}
-		if len(p.procs) == 0 {
+		if len(p.procs) == 0 && !p.member {
 			delete(t.byHint, hint)
 		}
 	}
 	return next
 }
 
+// maxGone bounds the processes of a peer whose counters are remembered.
+const maxGone = 64
+
 func (t *peerTable) forget(p *peerKeys, id instanceID) {
 	q := p.procs[id]
+	if len(p.gone) >= maxGone {
+		clear(p.gone)
+	}
+	p.gone[id] = q.box.window
 	q.finder.closeSocks()
 	t.mux.removePeer(q.udp)
 	delete(t.byVirtual, virtualIP(q.udp.virtual))

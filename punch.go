@@ -119,10 +119,6 @@ func newPathFinder(r pathRouter, box *sealBox, flight bool, now time.Time) *path
 	return &pathFinder{router: r, box: box, flight: flight, idle: idlePing, tries: map[udpKey]*pathTry{}, lostAt: now}
 }
 
-func usableAddr(a netip.AddrPort) bool {
-	return a.IsValid() && a.Port() != 0 && !a.Addr().IsUnspecified() && !a.Addr().IsMulticast()
-}
-
 // introduce begins a round with what the coordinator says: where it sees the
 // peer, and the addresses, at most maxCandidates, of the peer's interfaces.
 func (f *pathFinder) introduce(now time.Time, observed netip.AddrPort, own []netip.AddrPort) {
@@ -272,10 +268,15 @@ func (t *pathTry) mayBePinged() bool {
 	return t.vouched || t.returned || t.paid || t.pings < maxUnvouched
 }
 
-// allowed counts a ping on the coordinator's word alone.
+// allowed counts a ping on the coordinator's word alone; some are free where the
+// peer was reached before, else none would be left when the coordinator names it.
 func (f *pathFinder) allowed(now time.Time, t *pathTry) bool {
 	if t.vouched || t.returned || t.paid || !t.named {
 		t.paid = false
+		return true
+	}
+	if t.spare > 0 {
+		t.spare--
 		return true
 	}
 	t.pings++
@@ -350,7 +351,11 @@ func (f *pathFinder) ping(now time.Time, t *pathTry) {
 	a := pathAsk{rand.Uint64(), now}
 	t.asked[t.askedAt] = a
 	t.askedAt = (t.askedAt + 1) % len(t.asked)
-	b, _ := f.box.pack(msgPing, &pingMsg{a.nonce, f.moving}, 0)
+	pad := 0
+	if t.kept && !t.returned { // room for a hello: another process may be there now
+		pad = helloLen
+	}
+	b, _ := f.box.pack(msgPing, &pingMsg{a.nonce, f.moving}, pad)
 	f.send(now, t, b)
 }
 

@@ -3,7 +3,10 @@ package main
 // This file is what a pathFinder knows of the addresses that may lead to its
 // peer: which of them are tried, which forgotten.
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // A pathTry is one address that may lead to the peer.
 type pathTry struct {
@@ -19,6 +22,8 @@ type pathTry struct {
 	flown    bool      // it gets the first flight
 	paid     bool      // it has pinged us since we last did: one for one
 	pings    int       // sent before it was vouched
+	kept     bool      // it led to the peer in an earlier process of ours
+	spare    int       // pings that it may still be sent for that
 	credit   int       // bytes that it may still be sent while neither named nor returned
 	movedAt  time.Time // when the peer last said that it is here now
 	wordAt   time.Time // when it was last named, or showed life
@@ -62,6 +67,42 @@ func (f *pathFinder) know(now time.Time, src udpSource) *pathTry {
 // maxTried bounds the addresses that a doubt or a new round has tried again:
 // those that there was word of last. The others are forgotten.
 const maxTried = 12
+
+// remember tries addresses that led to the peer from an earlier process of ours.
+func (f *pathFinder) remember(now time.Time, addrs []netip.AddrPort) {
+	f.began = now
+	for _, a := range addrs {
+		t := f.know(now, udpSource{addr: a})
+		t.named, t.own, t.kept, t.spare = true, true, true, maxUnvouched
+		f.fly(t)
+	}
+	f.retry(now)
+	f.tick(now)
+}
+
+// reached are the addresses that have led to the peer and may be tried without
+// an introduction, the best first: nothing has to be opened for them.
+func (f *pathFinder) reached() (addrs []netip.AddrPort) {
+	var tries []*pathTry
+	for _, t := range f.tries {
+		if t.returned && t.src.sock == 0 && t.kind() != "punched" && t.src.addr.Addr().Zone() == "" {
+			tries = append(tries, t)
+		}
+	}
+	sortBy(tries, func(a, b *pathTry) int {
+		switch {
+		case a == f.best, b != f.best && betterPath(a, b):
+			return -1
+		case b == f.best, betterPath(b, a):
+			return 1
+		}
+		return 0
+	})
+	for _, t := range tries[:min(len(tries), maxReachedAddrs)] {
+		addrs = append(addrs, t.src.addr)
+	}
+	return addrs
+}
 
 // retry tries again what there was word of last.
 func (f *pathFinder) retry(now time.Time) {
