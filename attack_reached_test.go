@@ -80,8 +80,11 @@ func TestAttackPingsAtAClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.mu.Lock()
-	n.peers.learn(den.id.keys) // as by an introduction
+	_, err = n.peers.proc(time.Now(), den.id.keys, newInstanceID(), false) // as by an introduction
 	n.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
 	s := newReachSocket(t, den, n, den)
 	s.wantNothing("a machine of the log, at one that serves nobody,", s.ping())
 }
