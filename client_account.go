@@ -50,7 +50,7 @@ is printed once: it is the way back when every signing key is lost.`,
 			dir := dirFlag(f)
 			key := f.String("key", "", "the owner's key, a `file`; FILE.pub: that key in the ssh-agent")
 			name := f.String("name", "", "`name` of this machine (default the host name)")
-			passkey := f.Bool("passkey", false, "sign with a passkey: refused, this version cannot check them")
+			passkey := f.Bool("passkey", false, "sign with a passkey: refused, this version has no page for it")
 			force := forceTimeFlag(f)
 			return func(ctx context.Context, p *program, o operands) error {
 				word, err := o.one("COORD")
@@ -58,7 +58,7 @@ is printed once: it is the way back when every signing key is lost.`,
 					return err
 				}
 				if *passkey {
-					return errWebauthnUnsupported
+					return errNoPasskeys
 				}
 				a := &creating{p: p, keyFile: *key, name: *name, force: *force}
 				if err := a.read(dir, word); err != nil {

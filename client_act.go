@@ -27,6 +27,9 @@ import (
 // create was given: the one that signs unless another is named.
 const signerFile = "signer"
 
+// errNoPasskeys: passkeys sign on a page, and there is none yet.
+var errNoPasskeys = coded("webauthn-unsupported", "this version has no page on which a passkey could sign")
+
 // A signerChoice is what the flags say about who signs.
 type signerChoice struct {
 	key      *string

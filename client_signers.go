@@ -65,10 +65,10 @@ old one, which has to sign: -recovery, and no FILE.`,
 			dir, by, force := dirFlag(f), signerFlags(f), forceTimeFlag(f)
 			powers := f.String("powers", "ds", "`what` it may sign: d, s, ds or r")
 			label := f.String("label", "", "`name` of the signer (default the file's)")
-			passkey := f.Bool("passkey", false, "add a passkey: refused, this version cannot check them")
+			passkey := f.Bool("passkey", false, "add a passkey: refused, this version has no page for it")
 			return func(ctx context.Context, p *program, o operands) error {
 				if *passkey {
-					return errWebauthnUnsupported
+					return errNoPasskeys
 				}
 				if !oneOf(signerPowers)(*powers) {
 					return usageError("-powers %q is not d, s, ds or r", *powers)

@@ -270,9 +270,12 @@ func (p *program) exportRecord(t *trustStore, seq uint64, to string) error {
 	if len(records) == 0 {
 		return withHint(fmt.Errorf("the log has no record %d", seq), "sessio trust log lists them")
 	}
-	files, err := exportRecord(records[0])
+	files, left, err := exportRecord(t.state(), records[0])
 	if err != nil {
 		return err
+	}
+	for _, id := range left {
+		p.warn(fmt.Errorf("signature of %s: %w; sessio trust fsck checks it", id, errNoSSHForm))
 	}
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return err
@@ -282,7 +285,10 @@ func (p *program) exportRecord(t *trustStore, seq uint64, to string) error {
 			return err
 		}
 	}
-	signer, _, _ := strings.Cut(string(files["allowed_signers"]), " ")
+	signer, _, ok := strings.Cut(string(files["allowed_signers"]), " ")
+	if !ok {
+		return nil
+	}
 	fmt.Fprintf(p.out, "ssh-keygen -Y verify -n %s -f allowed_signers -I %s -s statement.sig < statement\n", stmtNamespace, signer)
 	return nil
 }

@@ -27,7 +27,7 @@ var layout = []string{
 	// what all else stands on
 	"errs", "self", "ids", "fields", "os lock", "flatfile", "identity",
 	// the trust log: bytes, state, disk, exchange
-	"sshsig trust_ops trust_stmt", "trust trust_rules", "trust_build", "trust_fork", "trust_store trust_load", "trust_exchange",
+	"cose", "webauthn", "sshsig trust_ops trust_stmt", "trust trust_rules", "trust_build", "trust_fork", "trust_store trust_load", "trust_exchange",
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "portmap_wire", "portmap_text", "portmap_ask portmap", "reached", "punch punch_tries punch_watch punch_rank punch_hard", "coord_talk", "natkind", "netwatch",
 	// the SSH server

@@ -320,17 +320,19 @@ func appendSSHString(b, s []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...)
 }
 
-// errWebauthnUnsupported refuses signers whose signatures this version cannot
-// check, before they get into a log.
-var errWebauthnUnsupported = coded("webauthn-unsupported", "this version cannot check signatures by passkeys")
-
 // verify checks the signature against the signer that it claims to be by.
 func (sig recordSig) verify(by signerLine, text []byte) error {
 	if sig.kind != by.kind {
 		return fmt.Errorf("a signature of kind %s by a signer of kind %s", sig.kind, by.kind)
 	}
-	if by.kind != signerSSH {
-		return errWebauthnUnsupported
+	if by.kind == signerWebauthn {
+		key, err := parseCOSE(by.key)
+		if err != nil {
+			return err
+		}
+		a := assertion{authData: sig.parts[0], clientData: sig.parts[1], signature: sig.parts[2]}
+		_, err = a.verify(relyingParty{by.rpID, by.origins}, key, sshsigInput(stmtNamespace, text))
+		return err
 	}
 	key, err := parseSSHKeyBlob(by.key)
 	if err != nil {

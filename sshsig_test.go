@@ -347,7 +347,7 @@ func TestTrustExportForSSHKeygen(t *testing.T) {
 	}
 	for _, raw := range k.raws {
 		dir := t.TempDir()
-		files, err := exportRecord(raw)
+		files, _, err := exportRecord(k.state, raw)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -281,6 +281,16 @@ func (s *trustState) signerLine(id signerID) (signerLine, bool) {
 	return m.signerLine, ok
 }
 
+// everSigners are the lines of all signers that there ever were.
+func (s *trustState) everSigners() (list []signerLine) {
+	if s != nil {
+		for _, m := range s.members {
+			list = append(list, m.signerLine)
+		}
+	}
+	return list
+}
+
 // errUpdate is what an older program has to say about a newer log.
 func errUpdate(seq uint64) error {
 	return withHint(coded("unknown-op", "statement %d says something that this version does not know: until it is updated only removals count", seq),

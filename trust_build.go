@@ -8,15 +8,19 @@ package main
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math/big"
 	"slices"
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -175,35 +179,101 @@ func readSSHKeygenSig(text, armored []byte) (recordSig, error) {
 //	ssh-keygen -Y verify -n sessio-trust@v1 -f allowed_signers -I SIGNER -s statement.sig < statement
 //
 // A record with more signatures has them in statement.2.sig and so on. The
-// first word of each line of allowed_signers is the signer's id.
-func exportRecord(raw []byte) (map[string][]byte, error) {
+// first word of each line of allowed_signers is the signer's id. Of passkeys
+// OpenSSH knows those on P-256 alone; the signers of others are returned as left.
+func exportRecord(s *trustState, raw []byte) (files map[string][]byte, left []signerID, err error) {
 	rec, err := parseRecord(raw)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	files := map[string][]byte{"statement": rec.text}
+	files = map[string][]byte{"statement": rec.text}
 	var allowed bytes.Buffer
 	for i, sig := range rec.sigs {
-		if sig.kind != signerSSH {
-			return nil, errWebauthnUnsupported
+		key, blob, err := sshFormOf(s, rec, sig)
+		if errors.Is(err, errNoSSHForm) {
+			left = append(left, sig.claimed)
+			continue
 		}
-		s, err := parseSSHSig(sig.parts[0])
 		if err != nil {
-			return nil, err
-		}
-		key, err := parseSSHKeyBlob(s.claimedKey)
-		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		name := "statement.sig"
 		if i > 0 {
 			name = fmt.Sprintf("statement.%d.sig", i+1)
 		}
-		files[name] = armorSSHSig(sig.parts[0])
+		files[name] = armorSSHSig(blob)
 		fmt.Fprintf(&allowed, "%s namespaces=%q %s", sig.claimed, stmtNamespace, ssh.MarshalAuthorizedKey(key))
 	}
 	files["allowed_signers"] = allowed.Bytes()
-	return files, nil
+	return files, left, nil
+}
+
+// errNoSSHForm is for signatures that OpenSSH has no form of.
+var errNoSSHForm = errors.New("OpenSSH knows no passkeys of this kind")
+
+// sshFormOf returns a signature as ssh-keygen reads it, and the key for it.
+func sshFormOf(s *trustState, rec *trustRecord, sig recordSig) (ssh.PublicKey, []byte, error) {
+	if sig.kind == signerSSH {
+		parsed, err := parseSSHSig(sig.parts[0])
+		if err != nil {
+			return nil, nil, err
+		}
+		key, err := parseSSHKeyBlob(parsed.claimedKey)
+		return key, sig.parts[0], err
+	}
+	for _, l := range slices.Concat(s.everSigners(), rec.stmt.newSigners()) {
+		if l.id == sig.claimed {
+			return passkeySSHSig(l, sig)
+		}
+	}
+	return nil, nil, errNoSSHForm
+}
+
+// passkeySSHSig writes a passkey's signature as OpenSSH does one made in a
+// browser: PROTOCOL.u2f, "webauthn-sk-ecdsa-sha2-nistp256@openssh.com".
+func passkeySSHSig(l signerLine, sig recordSig) (ssh.PublicKey, []byte, error) {
+	cose, err := parseCOSE(l.key)
+	if err != nil {
+		return nil, nil, err
+	}
+	pub, ok := cose.pub.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, nil, errNoSSHForm
+	}
+	point, err := pub.Bytes()
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := parseSSHKeyBlob(ssh.Marshal(struct {
+		Type, Curve string
+		Point       []byte
+		Application string
+	}{ssh.KeyAlgoSKECDSA256, "nistp256", point, l.rpID}))
+	if err != nil {
+		return nil, nil, err
+	}
+	data, client := sig.parts[0], sig.parts[1]
+	parsed, err := parseAuthData(data, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	var r, s big.Int
+	der := cryptobyte.String(sig.parts[2])
+	var seq cryptobyte.String
+	if !der.ReadASN1(&seq, asn1.SEQUENCE) || !der.Empty() || !seq.ReadASN1Integer(&r) || !seq.ReadASN1Integer(&s) || !seq.Empty() {
+		return nil, nil, errors.New("signature in an odd encoding")
+	}
+	_, rest, _ := bytes.Cut(client, []byte(`"origin":"`))
+	origin, _, _ := bytes.Cut(rest, []byte(`"`))
+	return key, (&sshSig{claimedKey: key.Marshal(), namespace: stmtNamespace, hash: sshsigHash, sig: &ssh.Signature{
+		Format: "webauthn-sk-ecdsa-sha2-nistp256@openssh.com",
+		Blob:   ssh.Marshal(struct{ R, S *big.Int }{&r, &s}),
+		Rest: ssh.Marshal(struct {
+			Flags                      byte
+			Counter                    uint32
+			Origin, ClientData, Extras []byte
+		}{parsed.flags, parsed.signCount, origin, client, data[37:]}),
+	}}).blob(), nil
 }
 
 const (

@@ -61,6 +61,11 @@ func trustTestLine(s sshStmtSigner, powers, label string) signerLine {
 	return l
 }
 
+// trustTestCOSE is a passkey's key on Ed25519, made of a label.
+func trustTestCOSE(label string) []byte {
+	return coseKey{coseEdDSA, ed25519.NewKeyFromSeed(trustTestSeed(label)).Public()}.append(nil)
+}
+
 // trustTestKeys are a device's keys, made of its name.
 func trustTestKeys(name string) publicKeys {
 	id, err := newIdentity(ed25519.NewKeyFromSeed(trustTestSeed("device " + name)))

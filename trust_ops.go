@@ -3,8 +3,10 @@ package main
 // This file reads and writes the lines of each op of a statement.
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -213,8 +215,6 @@ type signerLine struct {
 const (
 	signerSSH      = "ssh"
 	signerWebauthn = "webauthn"
-
-	maxCredentialID = 1023 // WebAuthn L3 §4, "Credential ID"
 )
 
 // can reports whether the signer has the power 'd', 's' or 'r'.
@@ -293,6 +293,16 @@ func (r *stmtReader) webauthnMaterial(l *signerLine, f []string) {
 	}
 	if len(l.credential) > maxCredentialID {
 		r.fail("signer %s: credential id of %d bytes", l.id, len(l.credential))
+	}
+	if r.err != nil {
+		return
+	}
+	key, err := parseCOSE(l.key)
+	if err == nil && !bytes.Equal(key.append(nil), l.key) {
+		err = errors.New("COSE key in an odd encoding")
+	}
+	if err != nil {
+		r.fail("signer %s: %w", l.id, err)
 	}
 }
 

@@ -73,14 +73,11 @@ func checkRoom(st *statement) error {
 
 // checkNewSigner holds for every signer line, whatever the op.
 func (s *trustState) checkNewSigner(l signerLine) error {
-	if l.kind == signerWebauthn {
-		return errWebauthnUnsupported
-	}
 	if l.id != newSignerID(l.kind, l.key) {
 		return coded("op-invalid", "signer %s (%s): the id is not that of its key", l.label, l.id)
 	}
 	for _, d := range s.devicesEver() {
-		if d.hasSignKey(l.key) {
+		if d.hasSignKey(l) {
 			return coded("op-invalid", "signer %s has the key of device %s: a machine's own key signs no statements", l.label, d.id)
 		}
 	}
@@ -196,9 +193,8 @@ func (s *trustState) checkDeviceAdd(b opDeviceAdd) error {
 	if active > maxDevices {
 		return coded("op-invalid", "%d devices, at most %d", active, maxDevices)
 	}
-	blob := b.keys.sshKey().Marshal()
 	for _, m := range s.members {
-		if m.kind == signerSSH && bytes.Equal(m.key, blob) {
+		if (&deviceRec{keys: b.keys}).hasSignKey(m.signerLine) {
 			return coded("op-invalid", "device %s has the key of signer %s", b.device, m.id)
 		}
 	}
@@ -250,9 +246,15 @@ func (s *trustState) devicesEver() map[deviceID]*deviceRec {
 	return s.devs
 }
 
-// hasSignKey compares an SSH blob with the device's signing key.
-func (d *deviceRec) hasSignKey(blob []byte) bool {
-	return d.keys.sign != nil && bytes.Equal(d.keys.sshKey().Marshal(), blob)
+// hasSignKey compares a signer's key with the device's signing key.
+func (d *deviceRec) hasSignKey(l signerLine) bool {
+	switch {
+	case d.keys.sign == nil:
+		return false
+	case l.kind == signerWebauthn:
+		return bytes.Equal(coseKey{coseEdDSA, d.keys.sign}.append(nil), l.key)
+	}
+	return bytes.Equal(d.keys.sshKey().Marshal(), l.key)
 }
 
 // clone copies what effect changes in place.

@@ -18,7 +18,7 @@ func trustTestStmts() map[string]string {
 	if attic > laptop {
 		ids = []string{laptop, attic}
 	}
-	phone := "saaaaaaaaaaaaaaaaaaaaaaaaa webauthn ds phone coord.example.com http://localhost:7722,https://coord.example.com aWQ= Y29zZQ=="
+	phone := "saaaaaaaaaaaaaaaaaaaaaaaaa webauthn ds phone coord.example.com http://localhost:7722,https://coord.example.com aWQ= " + b64(trustTestCOSE("phone"))
 	return map[string]string{
 		"genesis": "sessio-statement-v1\nacct " + strings.Repeat("0", 64) + "\nseq 0\nprev " + strings.Repeat("0", 64) +
 			"\ntime 0\nop genesis\nnonce 000102030405060708090a0b0c0d0e0f\nsigner " + alice + "\n",
@@ -76,6 +76,7 @@ func TestTrustStatementFields(t *testing.T) {
 
 // Each of these differs from a good statement in one place.
 func TestTrustStatementMalformed(t *testing.T) {
+	cose := b64(trustTestCOSE("phone"))
 	alice := trustTestLine(trustTestKey("a"), "ds", "alice").value()
 	bob := trustTestLine(trustTestKey("b"), "ds", "bob").value()
 	key := trustTestKeys("attic")
@@ -157,8 +158,12 @@ func TestTrustStatementMalformed(t *testing.T) {
 		{"webauthn", "aWQ=", "aWR="},
 		{"webauthn", "aWQ=", "aWQ"},
 		{"webauthn", "aWQ=", b64(bytes.Repeat([]byte{1}, 1024))},
-		{"webauthn", "Y29zZQ==", ""},
-		{"webauthn", " Y29zZQ==", ""},
+		{"webauthn", cose, ""},
+		{"webauthn", " " + cose, ""},
+		{"webauthn", cose, "Y29zZQ=="},
+		{"webauthn", cose, b64(append(trustTestCOSE("phone"), 0))},
+		{"webauthn", cose, b64(append([]byte{0xa4, 0x03, 0x27, 0x01, 0x01}, trustTestCOSE("phone")[5:]...))}, // alg before kty
+		{"webauthn", cose, b64([]byte{0xa1, 0x01, 0x01})},
 		{"signer.remove", "signer-id sa", "signer-id da"},
 		{"signer.remove", "signer-id sa", "signer-id s1"},
 		{"signer.remove", "since 0", "since 00"},

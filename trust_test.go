@@ -69,8 +69,7 @@ func TestTrustGenesis(t *testing.T) {
 		return st.append(nil)
 	}
 	same := func(*statement) {}
-	webauthn := signerLine{id: newSignerID(signerWebauthn, []byte("cose")), kind: signerWebauthn, powers: "ds", label: "phone",
-		rpID: "localhost", origins: []string{"http://localhost:7722"}, credential: []byte("id"), key: []byte("cose")}
+	webauthn := newTestPasskey(t, coseES256).line("ds")
 	liar := alice
 	liar.id = bob.id
 	second := trustTestLine(trustTestKey("r2"), "r", "second")
@@ -87,7 +86,7 @@ func TestTrustGenesis(t *testing.T) {
 	k.bad("op-invalid", genesis(func(s *statement) {
 		s.op, s.body = "recover", opRecover{0, []signerLine{trustTestLine(k.a, "ds", "alice")}}
 	}), k.a)
-	k.bad("webauthn-unsupported", genesis(same, alice, bob, webauthn), k.a, k.b)
+	k.bad("no-possession", genesis(same, alice, bob, webauthn), k.a, k.b)
 	k.bad("gap", (&statement{acct: acctID{1}, prev: stmtHash{1}, seq: 1, time: trustTestNow.Unix(), op: "recover",
 		body: opRecover{0, []signerLine{alice}}}).append(nil), k.a)
 	k.bad("time-future", genesis(func(s *statement) { s.time += 100000 }, alice, bob), k.a, k.b)
@@ -95,7 +94,7 @@ func TestTrustGenesis(t *testing.T) {
 	if k.state.seq() != 0 || k.state.acct() != acctID(k.state.head()) || len(k.state.signers()) != 3 {
 		t.Error("state after genesis", k.state.seq(), k.state.signers())
 	}
-	k.bad("webauthn-unsupported", k.text(opSignerAdd{webauthn}), k.b)
+	k.bad("no-possession", k.text(opSignerAdd{webauthn}), k.b)
 }
 
 func TestTrustSignatureOverAnotherStatement(t *testing.T) {

@@ -29,7 +29,7 @@ mutant() {
 copy() {
 	mkdir -p "$1/testdata"
 	(cd "$root" && cp errs.go self.go ids.go fields.go os_*.go lock.go flatfile.go identity.go \
-		sshsig.go sshsig_test.go trust*.go go.mod go.sum "$1")
+		cose*.go webauthn*.go sshsig.go sshsig_test.go trust*.go go.mod go.sum "$1")
 	cp -r "$root/testdata/vectors" "$1/testdata"
 	printf 'package main\n\nfunc main() {}\n' >"$1/main.go"
 }
