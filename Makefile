@@ -11,7 +11,7 @@ GOVULNCHECK  = golang.org/x/vuln/cmd/govulncheck@v1.8.0
 # How long "make fuzz" spends on each target.
 FUZZTIME    ?= 1m
 
-.PHONY: build demo test slow check vet staticcheck modules layout cross size vuln fuzz mutants qemu judge lab lab-full clean
+.PHONY: screenshots build demo test slow check vet staticcheck modules layout cross size vuln fuzz mutants qemu judge lab lab-full clean
 
 build: ## the program for this machine: ./sessio
 	testdata/build.sh '$(LDFLAGS)' -o sessio
@@ -72,6 +72,10 @@ qemu: ## the demo's walkthrough on emulated mipsle and arm
 judge: build ## the program as built, with stock clients, kill -9 and /proc
 	testdata/tools.sh test
 	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio $(GO) test -timeout 12m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
+
+screenshots: ## the pages as a browser shows them, wide and as a phone: dist/screenshots
+	testdata/tools.sh test
+	SESSIO_SHOTS=$(CURDIR)/dist/screenshots $(GO) test -count 1 -run '^TestBrowser' .
 
 # As root, Linux only: network namespaces, nftables, TUN. Tables and the logs of
 # failures are left in dist/lab.

@@ -25,7 +25,7 @@ func (m *testMachine) verb(args ...string) (said string, err error) {
 		m.w.t.Fatal(err)
 	}
 	defer out.Close()
-	p := &program{stdio{nil, out, out}, time.Now}
+	p := &program{stdio: stdio{nil, out, out}, now: time.Now}
 	ctx, stop := context.WithTimeout(m.w.t.Context(), 30*time.Second)
 	defer stop()
 	words := append([]string{}, args[:1]...)

@@ -40,7 +40,8 @@ type verbRun func(ctx context.Context, p *program, o operands) error
 // A program is what a verb has to do with besides its flags.
 type program struct {
 	stdio
-	now func() time.Time
+	now  func() time.Time
+	page *signPage // on which passkeys sign; nil until one shall
 }
 
 // operands are the words that are no flags. Those behind "--" stand apart.

@@ -40,27 +40,25 @@ type newAccount struct {
 func accountCreateVerb() verb {
 	return verb{
 		name:    "account create",
-		usage:   "-key F [-name N] [-force-time] COORD",
+		usage:   "-key F | -passkey [-name N] [-force-time] COORD",
 		summary: "make an account; this machine becomes its first device, a client",
 		more: `COORD is the word that the coordinator prints at its first start. F is an SSH
 key (ed25519, ecdsa on P-256, or one of their security keys): it signs who
-belongs to the account. F.pub means that key in the ssh-agent. The recovery key
-is printed once: it is the way back when every signing key is lost.`,
+belongs to the account. F.pub means that key in the ssh-agent. With -passkey a
+passkey does, made on a page that this program serves. The recovery key is
+printed once: it is the way back when every signing key is lost.`,
 		setup: func(f *flag.FlagSet) verbRun {
 			dir := dirFlag(f)
 			key := f.String("key", "", "the owner's key, a `file`; FILE.pub: that key in the ssh-agent")
 			name := f.String("name", "", "`name` of this machine (default the host name)")
-			passkey := f.Bool("passkey", false, "sign with a passkey: refused, this version has no page for it")
+			passkey := passkeyFlag(f)
 			force := forceTimeFlag(f)
 			return func(ctx context.Context, p *program, o operands) error {
 				word, err := o.one("COORD")
 				if err != nil {
 					return err
 				}
-				if *passkey {
-					return errNoPasskeys
-				}
-				a := &creating{p: p, keyFile: *key, name: *name, force: *force}
+				a := &creating{p: p, keyFile: *key, passkey: *passkey, name: *name, force: *force}
 				if err := a.read(dir, word); err != nil {
 					return err
 				}
@@ -76,6 +74,7 @@ is printed once: it is the way back when every signing key is lost.`,
 type creating struct {
 	p             *program
 	keyFile, name string
+	passkey       bool
 	force         bool
 	dir           string
 	word          coordWord
@@ -90,8 +89,10 @@ func (a *creating) read(d stateDir, word string) (err error) {
 	if a.word.isTicket() || !a.word.acct.isZero() {
 		return withHint(usageError("this word is of an account that exists"), "sessio join TICKET enrols this machine there")
 	}
-	if a.keyFile == "" {
-		return withHint(usageError("-key is missing: the owner's SSH key"), "ssh-keygen -t ed25519 makes one")
+	if n := count(a.keyFile != "", a.passkey); n == 0 {
+		return withHint(usageError("-key is missing: the owner's SSH key"), "ssh-keygen -t ed25519 makes one; or sign with a passkey: -passkey")
+	} else if n > 1 {
+		return usageError("-key or -passkey, not both")
 	}
 	if a.name == "" {
 		host, _ := os.Hostname()
@@ -173,20 +174,16 @@ func (a *creating) begin(ctx context.Context, cc *coordClient) (*newAccount, err
 	if err := a.p.checkClock(ctx, cc, a.force); err != nil {
 		return nil, err
 	}
-	signer, err := openSigner(ctx, a.p, a.keyFile)
+	signer, owner, file, err := a.owner(ctx)
 	if err != nil {
 		return nil, err
 	}
 	recovery := newRecoveryKey()
-	records, err := a.firstRecords(signer, recovery, a.p.now())
+	records, err := a.firstRecords(signer, owner, recovery, a.p.now())
 	if err != nil {
 		return nil, err
 	}
 	if err := a.p.sayRecovery(recovery); err != nil {
-		return nil, err
-	}
-	file, err := filepath.Abs(a.keyFile)
-	if err != nil {
 		return nil, err
 	}
 	n := &newAccount{a.coord(), records, file}
@@ -207,12 +204,25 @@ func (p *program) sayRecovery(k recoveryKey) error {
 	return nil
 }
 
-// firstRecords are genesis and this machine.
-func (a *creating) firstRecords(signer sshStmtSigner, recovery recoveryKey, now time.Time) ([][]byte, error) {
-	owner, err := newSSHSignerLine(signer.key.PublicKey(), "ds", ownerLabel())
-	if err != nil {
-		return nil, err
+// owner opens the first signer, or has it made; file is what is remembered of it.
+func (a *creating) owner(ctx context.Context) (signer stmtSigner, line signerLine, file string, err error) {
+	if a.passkey {
+		signer, line, err = a.p.newPasskey(ctx, "ds", ownerLabel(), nil)
+		return signer, line, passkeyWord, err
 	}
+	key, err := openSigner(ctx, a.p, a.keyFile)
+	if err != nil {
+		return nil, line, "", err
+	}
+	if line, err = newSSHSignerLine(key.key.PublicKey(), "ds", ownerLabel()); err != nil {
+		return nil, line, "", err
+	}
+	file, err = filepath.Abs(a.keyFile)
+	return key, line, file, err
+}
+
+// firstRecords are genesis and this machine.
+func (a *creating) firstRecords(signer stmtSigner, owner signerLine, recovery recoveryKey, now time.Time) ([][]byte, error) {
 	text, err := buildGenesis([]signerLine{owner, recovery.line()}, now)
 	if err != nil {
 		return nil, err

@@ -54,7 +54,7 @@ func newCreateTest(t *testing.T) *createTest {
 // creating is account create as typed.
 func (c *createTest) creating() *creating {
 	c.t.Helper()
-	a := &creating{p: &program{stdio{nil, c.out, c.out}, time.Now}, keyFile: c.key, name: "laptop"}
+	a := &creating{p: &program{stdio: stdio{nil, c.out, c.out}, now: time.Now}, keyFile: c.key, name: "laptop"}
 	var dir string = c.dir
 	if err := a.read(stateDir{&dir}, c.w.word.String()); err != nil {
 		c.t.Fatal(err)

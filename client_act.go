@@ -27,12 +27,10 @@ import (
 // create was given: the one that signs unless another is named.
 const signerFile = "signer"
 
-// errNoPasskeys: passkeys sign on a page, and there is none yet.
-var errNoPasskeys = coded("webauthn-unsupported", "this version has no page on which a passkey could sign")
-
 // A signerChoice is what the flags say about who signs.
 type signerChoice struct {
 	key      *string
+	passkey  *bool
 	recovery *bool
 }
 
@@ -40,6 +38,7 @@ type signerChoice struct {
 func keyFlag(f *flag.FlagSet) signerChoice {
 	return signerChoice{
 		key:      f.String("key", "", "sign with the key in `file`; FILE.pub: with that key in the ssh-agent (default the one of account create)"),
+		passkey:  passkeyFlag(f),
 		recovery: new(bool),
 	}
 }
@@ -50,12 +49,34 @@ func signerFlags(f *flag.FlagSet) signerChoice {
 	return c
 }
 
-// open returns what signs.
+func passkeyFlag(f *flag.FlagSet) *bool {
+	return f.Bool("passkey", false, "sign with a passkey, on a page that this program serves")
+}
+
+// wantsPasskey reports whether a passkey shall sign: it is asked for, or nothing
+// else is and this machine remembers that.
+func (c signerChoice) wantsPasskey(dir string) (bool, error) {
+	if n := count(*c.key != "", *c.passkey, *c.recovery); n > 1 {
+		return false, usageError("one of -key, -passkey and -recovery")
+	} else if n == 1 {
+		return *c.passkey, nil
+	}
+	b, err := os.ReadFile(filepath.Join(dir, signerFile))
+	return err == nil && strings.TrimSpace(string(b)) == passkeyWord, nil
+}
+
+func count(flags ...bool) (n int) {
+	for _, f := range flags {
+		if f {
+			n++
+		}
+	}
+	return n
+}
+
+// open returns what signs, but for passkeys.
 func (c signerChoice) open(ctx context.Context, p *program, dir string) (sshStmtSigner, error) {
 	if *c.recovery {
-		if *c.key != "" {
-			return sshStmtSigner{}, usageError("-key or -recovery, not both")
-		}
 		k, err := p.askRecoveryKey(ctx)
 		return k, err
 	}
@@ -73,12 +94,15 @@ func (c signerChoice) open(ctx context.Context, p *program, dir string) (sshStmt
 	return openSigner(ctx, p, file)
 }
 
-// rememberSigner makes file the key that signs from now on. It may be run from
-// anywhere.
+// rememberSigner makes file the key that signs from now on, or passkeyWord. It may
+// be run from anywhere.
 func rememberSigner(dir, file string) error {
 	abs, err := filepath.Abs(file)
 	if err != nil {
 		return err
+	}
+	if file == passkeyWord {
+		abs = file
 	}
 	return replaceFile(filepath.Join(dir, signerFile), []byte(abs+"\n"), 0o600)
 }

@@ -23,7 +23,7 @@ func actTest(t *testing.T, w *testWorld, f func(ctx context.Context, a *acting) 
 		t.Fatal(err)
 	}
 	defer out.Close()
-	p := &program{stdio{nil, out, out}, time.Now}
+	p := &program{stdio: stdio{nil, out, out}, now: time.Now}
 	dir := w.laptop.dir
 	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
 	defer stop()
@@ -253,7 +253,7 @@ func TestActOnTheSuspended(t *testing.T) {
 	if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	by := signerChoice{&file, &no}
+	by := signerChoice{&file, &no, &no}
 	said, err := actTest(t, w, func(ctx context.Context, a *acting) error {
 		return errors.Join(a.update(ctx, by, string(attic), grantWish{}, false), a.revoke(ctx, by, []string{string(evil)}, "stolen"))
 	})

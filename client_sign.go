@@ -73,7 +73,7 @@ func (c *candidate) say(g deviceGrant, now time.Time) string {
 func trustSignVerb() verb {
 	return verb{
 		name:    "trust sign",
-		usage:   "[-key F] [-print] [-name N] [-roles LIST] [-users LIST] [-caps LIST] [-device-expires D] [-force-time] NAME…",
+		usage:   "[-key F | -passkey] [-print] [-name N] [-roles LIST] [-users LIST] [-caps LIST] [-device-expires D] [-force-time] NAME…",
 		summary: "sign devices that wait; NAME is a name or a device id",
 		more: `On a terminal it asks after showing fingerprint and words. Without one a single
 NAME is consent, for a ticket made on this machine; any other device is then
@@ -207,6 +207,11 @@ func (a *acting) mayBeSigned(c *candidate, name string) error {
 // signer opens the key that signs and makes sure that it has one of the powers
 // at all, before anybody is asked for anything.
 func (a *acting) signer(ctx context.Context, choice signerChoice, powers ...byte) (stmtSigner, error) {
+	if wants, err := choice.wantsPasskey(a.dir); err != nil {
+		return nil, err
+	} else if wants {
+		return a.passkeysOf(ctx, powers)
+	}
 	key, err := choice.open(ctx, a.p, a.dir)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ package main
 // recovered by the key on paper when the others are lost.
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -38,42 +39,41 @@ type signerOut struct {
 	Powers      string   `json:"powers"`
 	Kind        string   `json:"kind"`
 	Fingerprint string   `json:"fingerprint"`
+	Origins     []string `json:"origins,omitempty"`
 	Added       uint64   `json:"added"`
 }
 
 func (p *program) listSigner(s signer, asJSON bool) error {
-	key, err := parseSSHKeyBlob(s.key)
+	about, print, err := sayKey(s.signerLine)
 	if err != nil {
 		return err
 	}
 	if asJSON {
-		return writeLine(p.out, signerOut{s.id, s.label, s.powers, s.kind, ssh.FingerprintSHA256(key), s.addedSeq})
+		return writeLine(p.out, signerOut{s.id, s.label, s.powers, s.kind, print, s.origins, s.addedSeq})
 	}
-	_, err = fmt.Fprintf(p.out, "%s  %-12s %-2s  %s %s\n", s.id, s.label, s.powers, key.Type(), ssh.FingerprintSHA256(key))
+	_, err = fmt.Fprintf(p.out, "%s  %-12s %-2s  %s %s\n", s.id, s.label, s.powers, about, print)
 	return err
 }
 
 func signerAddVerb() verb {
 	return verb{
 		name:    "trust signer add",
-		usage:   "[-powers d|s|ds|r] [-label L] [-key F | -recovery] [-force-time] [FILE]",
+		usage:   "[-powers d|s|ds|r] [-label L] [-new-passkey] [-key F | -passkey | -recovery] [-force-time] [FILE]",
 		summary: "let another key sign; the new key signs too",
-		more: `FILE is the new key, or FILE.pub for one in the ssh-agent. Powers: d signs
-devices, s signers. With -powers r a new recovery key takes the place of the
-old one, which has to sign: -recovery, and no FILE.`,
+		more: `FILE is the new key, or FILE.pub for one in the ssh-agent; with -new-passkey a
+passkey is made in its place, on the page. Powers: d signs devices, s signers.
+With -powers r a new recovery key takes the place of the old one, which has to
+sign: -recovery, and no FILE.`,
 		setup: func(f *flag.FlagSet) verbRun {
 			dir, by, force := dirFlag(f), signerFlags(f), forceTimeFlag(f)
 			powers := f.String("powers", "ds", "`what` it may sign: d, s, ds or r")
 			label := f.String("label", "", "`name` of the signer (default the file's)")
-			passkey := f.Bool("passkey", false, "add a passkey: refused, this version has no page for it")
+			passkey := f.Bool("new-passkey", false, "the new signer is a passkey")
 			return func(ctx context.Context, p *program, o operands) error {
-				if *passkey {
-					return errNoPasskeys
-				}
 				if !oneOf(signerPowers)(*powers) {
 					return usageError("-powers %q is not d, s, ds or r", *powers)
 				}
-				n, err := newSignerOf(o, *powers, *label)
+				n, err := newSignerOf(o, *powers, *label, *passkey)
 				if err != nil {
 					return err
 				}
@@ -84,15 +84,27 @@ old one, which has to sign: -recovery, and no FILE.`,
 }
 
 // A newSigner is a signer to be, as typed.
-type newSigner struct{ file, powers, label string }
+type newSigner struct {
+	file, powers, label string
+	passkey             bool
+}
 
-func newSignerOf(o operands, powers, label string) (n newSigner, err error) {
-	n = newSigner{powers: powers, label: label}
-	if powers == "r" {
+func newSignerOf(o operands, powers, label string, passkey bool) (n newSigner, err error) {
+	n = newSigner{powers: powers, label: label, passkey: passkey}
+	switch {
+	case powers == "r" && passkey:
+		return n, usageError("a recovery key is on paper, and no passkey")
+	case powers == "r":
 		return n, o.none()
-	}
-	if n.file, err = o.one("FILE"); err != nil {
-		return n, err
+	case passkey:
+		if err := o.none(); err != nil {
+			return n, err
+		}
+		n.label = cmp.Or(n.label, "passkey")
+	default:
+		if n.file, err = o.one("FILE"); err != nil {
+			return n, err
+		}
 	}
 	if n.label == "" {
 		n.label = foldName(strings.TrimPrefix(filepath.Base(n.file), "."))
@@ -123,10 +135,13 @@ func (a *acting) addSigner(ctx context.Context, choice signerChoice, n newSigner
 }
 
 // openNew opens the new key, or makes the recovery key and shows it.
-func (a *acting) openNew(ctx context.Context, n newSigner) (sshStmtSigner, signerLine, error) {
-	if n.powers == "r" {
+func (a *acting) openNew(ctx context.Context, n newSigner) (stmtSigner, signerLine, error) {
+	switch {
+	case n.powers == "r":
 		k := newRecoveryKey()
 		return k.signer(), k.line(), a.p.sayRecovery(k)
+	case n.passkey:
+		return a.p.newPasskey(ctx, n.powers, n.label, a.trust.state().signers())
 	}
 	key, err := openSigner(ctx, a.p, n.file)
 	if err != nil {
@@ -139,7 +154,7 @@ func (a *acting) openNew(ctx context.Context, n newSigner) (sshStmtSigner, signe
 func signerRemoveVerb() verb {
 	return verb{
 		name:    "trust signer remove",
-		usage:   "[-since SEQ] [-key F | -recovery] [-force-time] SIGNER",
+		usage:   "[-since SEQ] [-key F | -passkey | -recovery] [-force-time] SIGNER",
 		summary: "let a key sign no more; SIGNER is its id or label",
 		more: `What it has signed stays, unless -since names a record: from there on all that
 it alone has added is taken back.`,
@@ -201,7 +216,7 @@ func findSigner(st *trustState, name string) (found signer, err error) {
 func trustRecoverVerb() verb {
 	return verb{
 		name:    "trust recover",
-		usage:   "[-since SEQ] -key NEW [-name N] [-force-time] [s1/HOST:PORT/KEYS/ACCT]",
+		usage:   "[-since SEQ] -key NEW | -passkey [-name N] [-force-time] [s1/HOST:PORT/KEYS/ACCT]",
 		summary: "put a new key in the place of all lost ones, by the recovery key",
 		more: `Removes every signer but the recovery key and installs NEW. With -since what
 any of them did from that record on is taken back. A machine that belongs to no
@@ -210,6 +225,7 @@ account names it by its word, and becomes a client of it.`,
 			r := &recovering{dir: dirFlag(f), force: forceTimeFlag(f)}
 			r.since = f.Uint64("since", 0, "take back what signers did from `record` on")
 			r.key = f.String("key", "", "the new key, a `file`; FILE.pub: that key in the ssh-agent")
+			r.passkey = f.Bool("passkey", false, "the new signer is a passkey, made on a page that this program serves")
 			r.name = f.String("name", "", "`name` of this machine, if it is not in the log (default the host name)")
 			return func(ctx context.Context, p *program, o operands) error {
 				return interruptible(ctx, func(ctx context.Context) error { return r.run(ctx, p, o) })
@@ -224,13 +240,15 @@ type recovering struct {
 	force     *bool
 	since     *uint64
 	key, name *string
+	passkey   *bool
 	recovery  sshStmtSigner
-	owner     sshStmtSigner
+	owner     stmtSigner
+	line      signerLine // the owner's
 }
 
 func (r *recovering) run(ctx context.Context, p *program, o operands) error {
-	if *r.key == "" {
-		return usageError("-key is missing: the key that shall sign from now on")
+	if n := count(*r.key != "", *r.passkey); n != 1 {
+		return usageError("-key or -passkey: what shall sign from now on")
 	}
 	dir, err := r.dir.path()
 	if err != nil {
@@ -249,8 +267,10 @@ func (r *recovering) run(ctx context.Context, p *program, o operands) error {
 	if err != nil {
 		return err
 	}
-	if r.owner, err = openSigner(ctx, p, *r.key); err != nil {
-		return err
+	if !*r.passkey {
+		if err = r.openOwner(ctx, p); err != nil {
+			return err
+		}
 	}
 	if r.recovery, err = p.askRecoveryKey(ctx); err != nil {
 		return err
@@ -259,6 +279,16 @@ func (r *recovering) run(ctx context.Context, p *program, o operands) error {
 	return withCoordAt(ctx, id, word.addr, word.keys, func(cc *coordClient) error {
 		return r.recover(ctx, &acting{c, p, cc, word.acct}, word)
 	})
+}
+
+func (r *recovering) openOwner(ctx context.Context, p *program) error {
+	key, err := openSigner(ctx, p, *r.key)
+	if err != nil {
+		return err
+	}
+	r.owner = key
+	r.line, err = newSSHSignerLine(key.key.PublicKey(), "ds", ownerLabel())
+	return err
 }
 
 // account is the one that this machine belongs to, or that the word names.
@@ -293,21 +323,27 @@ func (r *recovering) recover(ctx context.Context, a *acting, word coordWord) err
 	if m, ok := a.trust.state().member(r.recovery.id()); !ok || !m.can('r') {
 		return coded("no-power", "this is not the recovery key of account %s", acctWords(word.acct))
 	}
-	line, err := newSSHSignerLine(r.owner.key.PublicKey(), "ds", ownerLabel())
-	if err != nil {
-		return err
+	file := *r.key
+	if *r.passkey {
+		var err error
+		if r.owner, r.line, err = a.p.newPasskey(ctx, "ds", ownerLabel(), a.trust.state().signers()); err != nil {
+			return err
+		}
+		file = passkeyWord
 	}
-	err = a.submit(ctx, proposal{
-		build:   func(st *trustState) ([]byte, error) { return buildRecover(st, *r.since, []signerLine{line}, a.p.now()) },
+	err := a.submit(ctx, proposal{
+		build: func(st *trustState) ([]byte, error) {
+			return buildRecover(st, *r.since, []signerLine{r.line}, a.p.now())
+		},
 		consent: a.agree, signers: []stmtSigner{r.recovery, r.owner},
 	})
 	if err != nil {
 		return err
 	}
-	if err := rememberSigner(a.dir, *r.key); err != nil {
+	if err := rememberSigner(a.dir, file); err != nil {
 		return fmt.Errorf("remembering the signing key: %w", err)
 	}
-	fmt.Fprintf(a.p.out, "recovered: signer %s (%s)\n", line.label, line.id)
+	fmt.Fprintf(a.p.out, "recovered: signer %s (%s)\n", r.line.label, r.line.id)
 	return r.enrol(ctx, a)
 }
 

@@ -143,7 +143,7 @@ func readSigned(files []string) ([]byte, error) {
 }
 
 func trustRevokeVerb() verb {
-	return verb{name: "trust revoke", usage: "[-reason lost|stolen|retired] [-key F | -recovery] [-force-time] NAME…", summary: "throw devices out, for ever", setup: func(f *flag.FlagSet) verbRun {
+	return verb{name: "trust revoke", usage: "[-reason lost|stolen|retired] [-key F | -passkey | -recovery] [-force-time] NAME…", summary: "throw devices out, for ever", setup: func(f *flag.FlagSet) verbRun {
 		dir, by, force := dirFlag(f), signerFlags(f), forceTimeFlag(f)
 		reason := f.String("reason", "lost", "`why`: lost, stolen or retired")
 		return func(ctx context.Context, p *program, o operands) error {
@@ -193,7 +193,7 @@ func (a *acting) revoke(ctx context.Context, by signerChoice, names []string, re
 func trustUpdateVerb() verb {
 	return verb{
 		name:    "trust update",
-		usage:   "[-name N] [-roles LIST] [-users LIST] [-caps LIST] [-device-expires D] [-key F] [-force-time] NAME",
+		usage:   "[-name N] [-roles LIST] [-users LIST] [-caps LIST] [-device-expires D] [-key F | -passkey] [-force-time] NAME",
 		summary: "change what a device is signed for; what is not named stays",
 		setup: func(f *flag.FlagSet) verbRun {
 			dir, by, flags, force := dirFlag(f), keyFlag(f), declareGrant(f), forceTimeFlag(f)

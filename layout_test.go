@@ -39,13 +39,13 @@ var layout = []string{
 	// the coordinator
 	"coord_store coord_requests", "coord_stream", "coord_http", "coord_sockets", "coord",
 	// the verbs
-	"term ssh_client client_session client_tty", "client_grant", "client", "cli", "client_act", "client_run", "client_forward",
+	"term ssh_client client_session client_tty", "client_grant", "client", "passkey_page", "cli", "client_act client_passkey", "client_run", "client_forward",
 	"client_sign", "client_account", "client_trust", "client_signers", "client_status", "netcheck netcheck_report", "client_netcheck", "roles main",
 }
 
 // importers names, for a package that few files may know, those files.
 var importers = map[string][]string{
-	"net/http":    {"coord_http"},
+	"net/http":    {"coord_http", "passkey_page"},
 	"os/exec":     {"ssh_child"},
 	"crypto/x509": {"identity", "client_act"}, // certificates; a wrong passphrase
 }

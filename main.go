@@ -21,7 +21,7 @@ func main() {
 	if isNetChild(os.Args) {
 		os.Exit(exitStatus(runNetChild()))
 	}
-	p := &program{stdio{os.Stdin, os.Stdout, os.Stderr}, time.Now}
+	p := &program{stdio: stdio{os.Stdin, os.Stdout, os.Stderr}, now: time.Now}
 	err := p.run(context.Background(), os.Args[1:])
 	p.printError(err)
 	os.Exit(exitStatus(err))
@@ -43,7 +43,9 @@ func (p *program) run(ctx context.Context, args []string) error {
 	table := verbTable()
 	v, rest := findVerb(table, args)
 	if v != nil {
-		return v.runVerb(ctx, p, rest)
+		err := v.runVerb(ctx, p, rest)
+		p.endPage(err)
+		return err
 	}
 	if group := verbsUnder(table, args[0]); len(group) > 0 {
 		if len(args) > 1 && isHelpFlag(args[1]) {

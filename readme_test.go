@@ -74,7 +74,7 @@ func TestUsageNamesFlags(t *testing.T) {
 				continue
 			}
 			name, _, _ = strings.Cut(name, " ")
-			if name != "dir" && name != "passkey" && !regexp.MustCompile(`[[ ]-`+name+`\b`).MatchString(" "+v.usage) {
+			if name != "dir" && !regexp.MustCompile(`[[ ]-`+name+`\b`).MatchString(" "+v.usage) {
 				t.Errorf("%s: -%s is missing in %q", v.name, name, v.usage)
 			}
 		}

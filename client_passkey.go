@@ -1,0 +1,220 @@
+package main
+
+// This file lets passkeys sign for the verbs: on the page that this program
+// serves (passkey_page.go), one question after the other. What will be signed is
+// shown there as on the terminal, with the same words to compare.
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// passkeyWord stands in the file signer, where the path of a key could, when
+// passkeys sign from this machine. No path is it: those are absolute.
+const passkeyWord = "-passkey"
+
+// A passkeySigner signs with whichever of its passkeys answers.
+type passkeySigner struct {
+	ctx   context.Context
+	p     *program
+	lines []signerLine // of one relying party, all with the local page among their origins
+	state *trustState  // for the names of devices; may be nil
+}
+
+func (k *passkeySigner) id() signerID { return k.lines[0].id }
+
+// passkeysOf are the account's passkeys that sign on the local page, with one of
+// the powers: those of the first one's relying party.
+func (a *acting) passkeysOf(ctx context.Context, powers []byte) (*passkeySigner, error) {
+	k := &passkeySigner{ctx: ctx, p: a.p, state: a.trust.state()}
+	elsewhere := false
+	for _, s := range a.trust.state().signers() {
+		switch {
+		case s.kind != signerWebauthn || !slices.ContainsFunc(powers, s.can):
+		case !slices.Contains(s.origins, pageOrigin(s.rpID)):
+			elsewhere = true
+		case len(k.lines) == 0 || k.lines[0].rpID == s.rpID:
+			k.lines = append(k.lines, s.signerLine)
+		}
+	}
+	switch {
+	case len(k.lines) > 0:
+		return k, nil
+	case elsewhere:
+		return nil, coded("no-power", "the account's passkeys sign on another page than this machine's own")
+	}
+	return nil, withHint(coded("no-power", "no passkey may sign this for the account"), "sessio trust signer list shows who may")
+}
+
+// sign asks on the page. The statement's words are those of the log's head once
+// it is in there.
+func (k *passkeySigner) sign(text []byte) (sig recordSig, err error) {
+	page, err := k.p.passkeyPage(k.lines[0].rpID)
+	if err != nil {
+		return sig, err
+	}
+	words := headWords(hashStatement(text))
+	fmt.Fprintf(k.p.err, "to be signed on the page: %s\n", words)
+	st, err := parseStatement(text)
+	if err != nil {
+		return sig, err
+	}
+	step := pageStep{Kind: "get", Text: string(text), Words: words, RPID: k.lines[0].rpID, Challenge: b64url.EncodeToString(sshsigInput(stmtNamespace, text))}
+	step.Title, step.Facts = sayStatement(st, k.state)
+	for _, l := range k.lines {
+		step.Credentials = append(step.Credentials, b64url.EncodeToString(l.credential))
+	}
+	err = page.ask(k.ctx, step, func(a pageAnswer) error {
+		parts, err := unb64url(a.ID, a.AuthData, a.ClientData, a.Signature)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(k.lines, func(l signerLine) bool { return string(l.credential) == string(parts[0]) })
+		if i < 0 {
+			return coded("no-power", "this passkey is no signer of the account")
+		}
+		sig = recordSig{k.lines[i].id, signerWebauthn, parts[1:]}
+		return sig.verify(k.lines[i], text)
+	})
+	return sig, err
+}
+
+// sayStatement says what a statement does. Names of devices are those of s.
+func sayStatement(st *statement, s *trustState) (title string, facts []pageFact) {
+	named := func(id deviceID) string {
+		if dev, ok := s.device(id); ok {
+			return dev.name + " (" + string(id) + ")"
+		}
+		return string(id)
+	}
+	grant := func(g deviceGrant) pageFact {
+		return pageFact{"will be", sayGrant(g.roles, g.users, g.caps, g.expires)}
+	}
+	switch b := st.body.(type) {
+	case opGenesis:
+		return "Make the account", saySigners(b.signers)
+	case opDeviceAdd:
+		return "Let the device " + b.grant.name + " in", []pageFact{{"device", string(b.device)}, {"fingerprint", fingerprint(b.keys)}, {"its words", b.keys.deviceWords()}, grant(b.grant)}
+	case opDeviceUpdate:
+		return "Change what " + b.grant.name + " may do", []pageFact{{"device", named(b.device)}, {"name", b.grant.name}, grant(b.grant)}
+	case opDeviceRevoke:
+		for _, id := range b.devices {
+			facts = append(facts, pageFact{"device", named(id)})
+		}
+		return "Throw out, for ever", append(facts, pageFact{"reason", b.reason})
+	case opSignerAdd:
+		return "Let another key sign", saySigners([]signerLine{b.signer})
+	case opSignerRemove:
+		if m, ok := s.member(b.signer); ok {
+			facts = saySigners([]signerLine{m.signerLine})
+		}
+		if b.since != 0 {
+			facts = append(facts, pageFact{"taken back", fmt.Sprintf("what it alone added from record %d on", b.since)})
+		}
+		return "Let a key sign no more", facts
+	case opRecover:
+		facts = append(saySigners(b.signers), pageFact{"removed", "every other signer but the recovery key"})
+		if b.since != 0 {
+			facts = append(facts, pageFact{"taken back", fmt.Sprintf("what they added from record %d on", b.since)})
+		}
+		return "Recover the account", facts
+	}
+	return "Sign " + st.op, nil
+}
+
+func saySigners(list []signerLine) (facts []pageFact) {
+	for _, l := range list {
+		about, print, err := sayKey(l)
+		if err != nil { // no parsed line has such a key
+			about = "?"
+		}
+		facts = append(facts, pageFact{"signer", l.label + ", for " + map[string]string{"d": "devices", "s": "signers", "ds": "devices and signers", "r": "recovery"}[l.powers]},
+			pageFact{"key", about + " " + print})
+	}
+	return facts
+}
+
+// sayKey says what a signer's key is, and its fingerprint.
+func sayKey(l signerLine) (about, print string, err error) {
+	if l.kind == signerWebauthn {
+		sum := sha256.Sum256(l.key)
+		return "passkey of " + strings.Join(l.origins, ", "), "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:]), nil
+	}
+	key, err := parseSSHKeyBlob(l.key)
+	if err != nil {
+		return "", "", err
+	}
+	return key.Type(), ssh.FingerprintSHA256(key), nil
+}
+
+// newPasskey has a passkey made on the page. It has signed nothing yet.
+func (p *program) newPasskey(ctx context.Context, powers, label string, have []signer) (*passkeySigner, signerLine, error) {
+	rp := relyingParty{id: pageName(), origins: []string{pageOrigin(pageName())}}
+	page, err := p.passkeyPage(rp.id)
+	if err != nil {
+		return nil, signerLine{}, err
+	}
+	challenge, userID := make([]byte, 32), make([]byte, 16)
+	rand.Read(challenge) // neither fails since Go 1.24
+	rand.Read(userID)    // one of its own each: the same would replace the other passkey
+	step := pageStep{Kind: "create", Title: "Make a passkey that signs", RPID: rp.id, Challenge: b64url.EncodeToString(challenge),
+		About:  "It will say who belongs to your account, and nothing else. The recovery key is the way back if it gets lost; a second passkey or key is better still.",
+		UserID: b64url.EncodeToString(userID), UserName: label + " – ADD OR REMOVE DEVICES"}
+	for _, s := range have {
+		if s.kind == signerWebauthn && s.rpID == rp.id {
+			step.Credentials = append(step.Credentials, b64url.EncodeToString(s.credential))
+		}
+	}
+	line := signerLine{kind: signerWebauthn, powers: powers, label: label, rpID: rp.id, origins: rp.origins}
+	err = page.ask(ctx, step, func(a pageAnswer) error {
+		parts, err := unb64url(a.ClientData, a.Attestation)
+		if err != nil {
+			return err
+		}
+		made, err := registration{parts[0], parts[1]}.verify(rp, challenge)
+		if err != nil {
+			return err
+		}
+		line.key, line.credential = made.key.append(nil), made.credential
+		line.id = newSignerID(signerWebauthn, line.key)
+		return nil
+	})
+	return &passkeySigner{ctx: ctx, p: p, lines: []signerLine{line}}, line, err
+}
+
+// passkeyPage opens the page, the first time that it is needed.
+func (p *program) passkeyPage(rpID string) (*signPage, error) {
+	if p.page != nil {
+		return p.page, nil
+	}
+	page, err := openSignPage(rpID)
+	if err != nil {
+		return nil, err
+	}
+	p.page = page
+	fmt.Fprintf(p.err, "open this page in a browser on this machine, and sign there:\n  %s\n", page.url())
+	if os.Getenv("SSH_CONNECTION") != "" {
+		fmt.Fprintf(p.err, "from the machine where you sit it is reached after: ssh -L %s:localhost:%s, to here\n", pagePort, pagePort)
+	}
+	return page, nil
+}
+
+// endPage ends the page, if there is one, with what became of the verb.
+func (p *program) endPage(err error) {
+	switch {
+	case p.page == nil:
+	case err == nil:
+		p.page.close("Done", "The rest is on the terminal. You may close this page.")
+	default:
+		p.page.close("This did not work", err.Error())
+	}
+	p.page = nil
+}
