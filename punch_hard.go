@@ -32,6 +32,10 @@ const (
 	// freshAfter is when a fresh socket is tried between ordinary NATs.
 	freshAfter = 700 * ms
 	freshDoubt = 400 * ms // counted from when a path came into doubt
+	// freshMoving, or two round trips, is it when our own network has changed: by
+	// then a path is usually proved, and a router that has known another machine
+	// or another address of ours by our port is the likeliest reason if none is.
+	freshMoving = 120 * ms
 	// sprayStep is between two bursts of pings.
 	sprayStep = 10 * ms
 )
@@ -219,7 +223,11 @@ func (f *pathFinder) tickHard(now time.Time) (next time.Time) {
 // that remembers us from another visit, our old port may lead to nobody.
 func (f *pathFinder) freshInDoubt(now time.Time) (next time.Time) {
 	h := &f.hard
-	due := f.doubt.Add(freshDoubt)
+	wait := freshDoubt
+	if f.moving {
+		wait = min(wait, max(freshMoving, 2*f.best.rtt))
+	}
+	due := f.doubt.Add(wait)
 	switch {
 	case h.fresh || h.mine.hard() || h.theirs.hard():
 		return next

@@ -433,3 +433,24 @@ func TestPunchReplaysUntilPacketsCome(t *testing.T) {
 		}
 	}
 }
+
+// A path in doubt is tried from a fresh socket too, sooner when we have moved.
+func TestPunchFreshSocketInDoubt(t *testing.T) {
+	for moved, want := range map[bool]time.Duration{false: freshDoubt, true: freshMoving} {
+		n := newPunchNet(t, 10*ms, punchA, punchB)
+		n.introduce(0)
+		n.introduce(1)
+		n.run(3*time.Second, func() bool { return false })
+		n.drop = func(_, _ netip.AddrPort) bool { return true }
+		e := n.ends[0]
+		if moved {
+			e.finder.roam(n.now)
+		} else {
+			e.finder.suspect(n.now)
+		}
+		e.tick()
+		if took := n.run(time.Second, func() bool { return e.socks > 0 }); took != want {
+			t.Errorf("moved %v: after %v, want %v", moved, took, want)
+		}
+	}
+}
