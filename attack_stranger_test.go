@@ -166,11 +166,11 @@ func TestAttackRingsWithEndlessSessions(t *testing.T) {
 	s := newSessionTable(now)
 	used := attackToken()
 	s.add(now, used, owner, time.Second)
-	release, err := s.take(now, used, owner)
+	lease, err := s.take(now, used, owner)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer release()
+	defer lease.release()
 	for range maxTokens + 10 {
 		s.add(now, attackToken(), attackAnybody, 0)
 	}

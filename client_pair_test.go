@@ -35,7 +35,7 @@ func sshcPair(t testing.TB, caps ...string) *sshcPeer {
 		},
 		log: func(format string, args ...any) {},
 	})
-	p := sshcListen(t, func(conn net.Conn) { srv.serve(t.Context(), conn, mine.PublicKey()) })
+	p := sshcListen(t, func(conn net.Conn) { srv.serve(t.Context(), conn, mine.PublicKey(), "") })
 	p.hostKey, p.userKey, p.keyFile, p.users = host.PublicKey(), mine, filepath.Join(dir, "key"), []string{me.Username}
 	return p
 }

@@ -31,7 +31,7 @@ var layout = []string{
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "portmap_wire", "portmap_text", "portmap_ask portmap", "reached", "punch punch_tries punch_watch punch_rank punch_hard", "coord_talk", "natkind", "netwatch",
 	// the SSH server
-	"ssh_wire", "ssh_auth", "ssh_child", "ssh_session sshserve",
+	"ssh_wire", "ssh_status", "ssh_auth", "ssh_child", "ssh_session sshserve",
 	// what verbs and coordinator say to each other
 	"coord_presence coord_online coord_introduce coord_echo coord_wire", "coord_client",
 	// links
@@ -40,7 +40,7 @@ var layout = []string{
 	"coord_store coord_requests", "coord_stream", "coord_http", "coord_sockets", "coord",
 	// the verbs
 	"term ssh_client client_session client_tty", "client_grant", "client", "passkey_page", "cli", "client_act client_passkey", "client_run", "client_forward",
-	"client_sign", "client_account", "client_trust", "client_signers", "client_status", "netcheck netcheck_report", "client_netcheck", "roles main",
+	"client_sign", "client_account", "client_trust", "client_signers", "client_status", "client_sessions", "netcheck netcheck_report", "client_netcheck", "roles main",
 }
 
 // importers names, for a package that few files may know, those files.

@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -30,10 +31,14 @@ const (
 // lendWait bounds the answer of a process that should have it at hand.
 const lendWait = 5 * time.Second
 
-// A lendRequest asks for one thing of Op: ssh, ping or status.
+// A lendRequest asks for one thing of Op: ssh, ping, status, or of our own
+// sessions: sessions, kill, revoke.
 type lendRequest struct {
-	Op     string `json:"op"`
-	Device string `json:"device,omitempty"` // its id
+	Op     string   `json:"op"`
+	Device string   `json:"device,omitempty"` // its id; to revoke, its name too
+	User   string   `json:"user,omitempty"`
+	All    bool     `json:"all,omitempty"`
+	IDs    []string `json:"ids,omitempty"`
 }
 
 // A lendAnswer says how it went.
@@ -45,6 +50,9 @@ type lendAnswer struct {
 	Ping  *pingResult  `json:"ping,omitempty"`
 	Links []linkStatus `json:"links,omitempty"`
 	Self  *nodeStatus  `json:"self,omitempty"`
+
+	Sessions []sshStatus `json:"sessions,omitempty"`
+	Count    int         `json:"count,omitempty"`
 }
 
 func answerOf(err error) lendAnswer {
@@ -165,9 +173,46 @@ func (l *lender) answer(ctx context.Context, c *net.UnixConn) {
 	case "status":
 		self := l.node.status()
 		writeLine(c, lendAnswer{Self: &self, Links: l.node.linkStatuses()})
+	case "sessions", "kill", "revoke":
+		a, err := l.sessions(r)
+		if err != nil {
+			a = answerOf(err)
+		}
+		writeLine(c, a)
 	default:
 		writeLine(c, answerOf(fmt.Errorf("unknown request %q", r.Op)))
 	}
+}
+
+// maxListed bounds the sessions in one answer; a device has fewer.
+const maxListed = 100
+
+// sessions answers what is about those who are in.
+func (l *lender) sessions(r lendRequest) (a lendAnswer, err error) {
+	n := l.node
+	if n.ssh == nil {
+		return a, coded("role", "this machine serves nobody")
+	}
+	switch r.Op {
+	case "sessions":
+		list := n.ssh.list(r.User)
+		a.Sessions = list[:min(len(list), maxListed)]
+	case "kill":
+		a.Count = n.ssh.kill(r.IDs, r.User)
+	default:
+		owner := [32]byte{}
+		if r.Device != "" {
+			dev, err := findDevice(n.trust.state(), r.Device)
+			if err != nil {
+				return a, err
+			}
+			owner = [32]byte(dev.keys.sign)
+		}
+		a.Count = n.sessions.revoke(func(t sessionToken, of [32]byte) bool {
+			return r.All || r.Device != "" && of == owner || slices.Contains(r.IDs, t.publicID())
+		})
+	}
+	return a, nil
 }
 
 func writeLine(w io.Writer, v any) error {

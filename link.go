@@ -241,18 +241,30 @@ func (l *link) serveSSH(ctx context.Context, s *quic.Stream, body []byte) {
 		return
 	}
 	token := sessionToken(body)
-	release, err := l.tokens.await(ctx, token, l.peer.sign)
+	lease, err := l.tokens.await(ctx, token, l.peer.sign)
 	if err != nil {
 		l.logf(1, "link %s from %s: refused: %v", l.id, l.peerName(), err)
 		refuseStream(s, codeOf(err))
 		return
 	}
-	defer release()
+	defer lease.release()
 	l.countStream(1)
 	defer l.countStream(-1)
 	nc := l.netConn(s, nil)
 	defer nc.Close()
-	if err := l.ssh.serve(ctx, nc, l.peer.sshKey()); err != nil {
+	ctx, end := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer end(nil)
+	watch.Go(func() {
+		select {
+		case <-lease.ended:
+			refuseStream(s, "token-revoked")
+			end(coded("token-revoked", "session revoked"))
+		case <-ctx.Done():
+		}
+	})
+	if err := l.ssh.serve(ctx, nc, l.peer.sshKey(), token.publicID()); err != nil {
 		l.logf(2, "link %s: session %s: %v", l.id, token.publicID(), err)
 	}
 }

@@ -75,6 +75,7 @@ func verbTable() []verb {
 		signerListVerb(), signerAddVerb(), signerRemoveVerb(), trustRecoverVerb(),
 		trustLogVerb(), trustExportVerb(), trustFsckVerb(), trustResetVerb(),
 		statusVerb(), shellVerb(), runVerb(), forwardStartVerb(), proxyVerb(), sshConfigVerb(), pingVerb(), netcheckVerb(),
+		sessionsListVerb(), sessionsKillVerb(), sessionsRevokeVerb(), sessionsStatsVerb(),
 		versionVerb(),
 		helpVerb(),
 	}

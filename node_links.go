@@ -279,6 +279,9 @@ func (n *node) endLinkLocked(l *link, code string) {
 func (n *node) logChanged(ctx context.Context, _ *trustState) {
 	for _, l := range n.liveLinks() {
 		n.spawn(func() { l.startExchange(l.conn.Context()) })
+		if _, err := n.judge(l.peer, ""); codeOf(err) == "revoked" {
+			n.sessions.revoke(func(_ sessionToken, owner [32]byte) bool { return owner == [32]byte(l.peer.sign) })
+		}
 		if _, err := n.judge(l.peer, ""); codeOf(err) == "revoked" || codeOf(err) == "expired" {
 			n.logf(0, "link %s with %s closed: %v", l.id, l.peerName(), err)
 			l.close(codeOf(err))

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -13,11 +15,11 @@ func TestSessionsCountAndExpire(t *testing.T) {
 	token := sessionToken{1}
 	want := func(at time.Time, owner []byte, code string) func() {
 		t.Helper()
-		release, err := tab.take(at, token, owner)
+		lease, err := tab.take(at, token, owner)
 		if codeOf(err) != code {
 			t.Fatalf("take: %v, not %q", err, code)
 		}
-		return release
+		return lease.release
 	}
 	want(now, alice, "token-unknown")
 	tab.add(now, token, alice, time.Hour)
@@ -58,6 +60,141 @@ func TestSessionsOfADeviceAreBounded(t *testing.T) {
 	tab.add(now, sessionToken{255}, owner, 0)
 	if _, err := tab.take(now, sessionToken{255}, owner); codeOf(err) != "device-busy" {
 		t.Errorf("one more: %v", err)
+	}
+}
+
+// The token is judged before the device, and a place that is not to be had
+// leaves no trace.
+func TestSessionsOverTheirLimits(t *testing.T) {
+	now := time.Now()
+	tab := newSessionTable(now)
+	owner := make([]byte, 32)
+	taken := 0
+	for i := range byte(7) {
+		tab.add(now, sessionToken{i}, owner, 0)
+		for range maxPerToken {
+			_, err := tab.take(now, sessionToken{i}, owner)
+			if want := map[bool]string{true: "device-busy"}[taken == maxPerDevice]; codeOf(err) != want {
+				t.Fatalf("connection %d: %v, not %q", taken+1, err, want)
+			}
+			if err == nil {
+				taken++
+			}
+		}
+	}
+	if n := tab.entries[sessionToken{6}].live; taken != maxPerDevice || n != 2 {
+		t.Errorf("%d taken, %d by the last token", taken, n)
+	}
+	if _, err := tab.take(now, sessionToken{0}, owner); codeOf(err) != "token-busy" {
+		t.Errorf("both limits reached: %v", err)
+	}
+}
+
+func TestSessionsRaceForTheLastPlace(t *testing.T) {
+	now := time.Now()
+	owner := make([]byte, 32)
+	for range 200 {
+		tab := newSessionTable(now)
+		tab.add(now, sessionToken{1}, owner, 0)
+		for range maxPerToken - 1 {
+			if _, err := tab.take(now, sessionToken{1}, owner); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := make(chan error, 2)
+		for range 2 {
+			go func() {
+				_, err := tab.take(now, sessionToken{1}, owner)
+				got <- err
+			}()
+		}
+		if a, b := <-got, <-got; (a == nil) == (b == nil) {
+			t.Fatalf("%v and %v", a, b)
+		}
+	}
+}
+
+func TestSessionsRevoked(t *testing.T) {
+	now := time.Now()
+	tab := newSessionTable(now)
+	alice, bob := make([]byte, 32), append(make([]byte, 31), 1)
+	const many = 1500
+	for i := range many {
+		tab.add(now, sessionToken{1, byte(i), byte(i >> 8)}, alice, 0)
+	}
+	tab.add(now, sessionToken{2}, bob, 0)
+	lease, err := tab.take(now, sessionToken{1}, alice)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := func(token sessionToken, _ [32]byte) bool { return token == sessionToken{1} }
+	if n := tab.revoke(one); n != 1 {
+		t.Errorf("%d revoked", n)
+	}
+	select {
+	case <-lease.ended:
+	default:
+		t.Error("its connection does not hear of it")
+	}
+	if n := tab.revoke(one); n != 0 {
+		t.Errorf("%d revoked twice", n)
+	}
+	lease.release()
+	if _, err := tab.take(now, sessionToken{1}, alice); codeOf(err) != "token-revoked" {
+		t.Errorf("by a revoked one: %v", err)
+	}
+	if n := tab.revoke(func(_ sessionToken, owner [32]byte) bool { return owner == [32]byte(alice) }); n != many-1 {
+		t.Errorf("%d of a device's %d revoked", n, many-1)
+	}
+	if _, err := tab.take(now, sessionToken{2}, bob); err != nil {
+		t.Errorf("another device's: %v", err)
+	}
+	tab.reap(now.Add(tokenTTL))
+	if n := len(tab.entries); n != 1 { // bob is in
+		t.Errorf("%d left after their time", n)
+	}
+}
+
+// Whatever happens, the counts are those of the connections that there are.
+func TestSessionsCountsAreTrue(t *testing.T) {
+	now := time.Now()
+	tab := newSessionTable(now)
+	owner := make([]byte, 32)
+	var live []sessionLease
+	for i := range 10_000 {
+		now = now.Add(time.Second)
+		token := sessionToken{byte(rand.IntN(12))}
+		switch rand.IntN(10) {
+		case 0:
+			tab.add(now, token, owner, time.Duration(rand.IntN(1000))*time.Second)
+		case 1:
+			tab.reap(now)
+		case 2:
+			if i%50 == 0 {
+				tab.revoke(func(t sessionToken, _ [32]byte) bool { return t == token })
+			}
+		case 3, 4, 5:
+			if len(live) > 0 {
+				k := rand.IntN(len(live))
+				live[k].release()
+				live[k].release() // counts once
+				live = slices.Delete(live, k, k+1)
+			}
+		default:
+			if lease, err := tab.take(now, token, owner); err == nil {
+				live = append(live, lease)
+			}
+		}
+		sum := 0
+		for _, e := range tab.entries {
+			sum += e.live
+			if e.live < 0 || e.live > maxPerToken {
+				t.Fatalf("step %d: %d by one token", i, e.live)
+			}
+		}
+		if sum != len(live) || tab.live != len(live) || sum > maxPerDevice {
+			t.Fatalf("step %d: %d by tokens, %d in all, %d are there", i, sum, tab.live, len(live))
+		}
 	}
 }
 

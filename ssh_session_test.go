@@ -415,7 +415,7 @@ func TestSSHDContext(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	ours, theirs := sshdConnPair(t)
 	done := make(chan error, 1)
-	go func() { done <- d.srv.serve(ctx, theirs, sshdSigner(t, d.key).PublicKey()) }()
+	go func() { done <- d.srv.serve(ctx, theirs, sshdSigner(t, d.key).PublicKey(), "") }()
 	cc, chans, reqs, err := ssh.NewClientConn(ours, "", &ssh.ClientConfig{
 		User: d.user, HostKeyCallback: ssh.FixedHostKey(sshdSigner(t, d.host).PublicKey())})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,6 +28,7 @@ type sshServer struct {
 
 	mu      sync.Mutex
 	conns   map[*sshConnection]bool // guarded by mu
+	lastID  int                     // guarded by mu
 	closing bool                    // guarded by mu
 	serving sync.WaitGroup          // calls of serve; Add under mu, before closing
 }
@@ -46,15 +48,17 @@ var errSSHClosing = errors.New("the ssh server is stopping")
 // serve serves SSH on nc and closes it. linkKey is the key that the link has
 // proved, nil when none. It returns when the connection is over and all that it
 // started has ended or been hung up on: nil when the client left, otherwise
-// what ended it.
-func (s *sshServer) serve(ctx context.Context, nc net.Conn, linkKey ssh.PublicKey) error {
-	w := newSSHWire(nc)
+// what ended it. session names the token that it came by, if any.
+func (s *sshServer) serve(ctx context.Context, nc net.Conn, linkKey ssh.PublicKey, session string) error {
+	now := time.Now()
+	meter := newSSHMeter(nc, now)
+	w := newSSHWire(meter)
 	defer w.wait()
 	defer w.Close()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	defer context.AfterFunc(ctx, func() { w.Close() })()
-	c := &sshConnection{ctx: ctx, end: end, srv: s, flood: w.flood}
+	c := &sshConnection{ctx: ctx, end: end, srv: s, flood: w.flood, meter: meter, token: session, started: now}
 	if !s.add(c) {
 		return errSSHClosing
 	}
@@ -101,9 +105,46 @@ func (s *sshServer) add(c *sshConnection) bool {
 	if s.closing {
 		return false
 	}
+	s.lastID++
+	c.id = strconv.Itoa(s.lastID)
 	s.conns[c] = true
 	s.serving.Add(1)
 	return true
+}
+
+// list is the connections, the oldest first; those of user alone if that is
+// named.
+func (s *sshServer) list(user string) (out []sshStatus) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		st := sshStatus{ID: c.id, Session: c.token, Address: c.meter.RemoteAddr().String(), Started: c.started,
+			LastActivity: time.Unix(0, c.meter.last.Load()), Channels: c.channels, In: c.meter.in.Load(), Out: c.meter.out.Load()}
+		if c.login != nil {
+			st.User, st.Device, st.Authenticated = c.login.user, c.login.device, true
+		}
+		if user == "" || st.User == user {
+			out = append(out, st)
+		}
+	}
+	sortBy(out, func(a, b sshStatus) int { return a.Started.Compare(b.Started) })
+	return out
+}
+
+var errSSHKilled = errors.New("ended by sessions kill")
+
+// kill ends the connections with one of the ids, or of the user if that is
+// named, and says how many.
+func (s *sshServer) kill(ids []string, user string) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if slices.Contains(ids, c.id) || user != "" && c.login != nil && c.login.user == user {
+			c.end(errSSHKilled)
+			n++
+		}
+	}
+	return n
 }
 
 func (s *sshServer) remove(c *sshConnection) {
@@ -162,12 +203,16 @@ const maxChannels = 64
 // An sshConnection is one connection. Once it is logged in it knows channels
 // as interfaces only: they need not be the library's.
 type sshConnection struct {
-	ctx   context.Context
-	end   context.CancelCauseFunc // ends the connection
-	srv   *sshServer
-	flood *floodGuard // nil where the transport bounds channels itself
-	conn  ssh.Conn
-	login *sshLogin // nil until logged in; set under srv.mu
+	ctx     context.Context
+	end     context.CancelCauseFunc // ends the connection
+	srv     *sshServer
+	flood   *floodGuard // nil where the transport bounds channels itself
+	id      string
+	token   string // public id of the one that it came by
+	started time.Time
+	meter   *sshMeter
+	conn    ssh.Conn
+	login   *sshLogin // nil until logged in; set under srv.mu
 
 	netChild netChild // dials for another user
 

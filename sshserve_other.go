@@ -19,12 +19,14 @@ var errNoSSHServer = errors.New("no ssh server on " + runtime.GOOS)
 
 func newSSHServer(sshPolicy) *sshServer { return new(sshServer) }
 
-func (*sshServer) serve(_ context.Context, nc net.Conn, _ ssh.PublicKey) error {
+func (*sshServer) serve(_ context.Context, nc net.Conn, _ ssh.PublicKey, _ string) error {
 	return errors.Join(errNoSSHServer, nc.Close())
 }
 
-func (*sshServer) recheck()               {}
-func (*sshServer) closeAll(time.Duration) {}
+func (*sshServer) recheck()                  {}
+func (*sshServer) closeAll(time.Duration)    {}
+func (*sshServer) list(string) []sshStatus   { return nil }
+func (*sshServer) kill([]string, string) int { return 0 }
 
 // There is no child process for it either.
 func isNetChild([]string) bool { return false }

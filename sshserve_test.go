@@ -93,7 +93,7 @@ func (d *sshdTest) accept(ln net.Listener) {
 			return
 		}
 		d.serving.Go(func() {
-			err := d.srv.serve(context.Background(), nc, d.linkKey)
+			err := d.srv.serve(context.Background(), nc, d.linkKey, "")
 			d.mu.Lock()
 			d.errs = append(d.errs, err)
 			d.mu.Unlock()

@@ -196,6 +196,8 @@ type sessionEntry struct {
 	owner   [32]byte      // the client's ed25519 key
 	expires time.Duration // by clock
 	live    int
+	revoked bool
+	ended   chan struct{} // closed when it is revoked
 }
 
 // A sessionTable is safe for concurrent use.
@@ -229,7 +231,7 @@ func (t *sessionTable) add(now time.Time, token sessionToken, owner ed25519.Publ
 	if len(t.entries) >= maxTokens {
 		t.makeRoomLocked()
 	}
-	t.entries[token] = &sessionEntry{owner: [32]byte(owner), expires: now.Sub(t.start) + ttl}
+	t.entries[token] = &sessionEntry{owner: [32]byte(owner), expires: now.Sub(t.start) + ttl, ended: make(chan struct{})}
 	t.changedLocked()
 }
 
@@ -255,31 +257,58 @@ func (t *sessionTable) make(now time.Time, owner ed25519.PublicKey) sessionToken
 	return token
 }
 
-// take counts one connection under the token, or says why not. release must be
-// called once when it is over.
-func (t *sessionTable) take(now time.Time, token sessionToken, owner ed25519.PublicKey) (release func(), err error) {
+// revoke ends the sessions that match, and says how many: nothing comes by them
+// any more. They stay known until their time is over, so that who comes by one
+// hears why not.
+func (t *sessionTable) revoke(match func(token sessionToken, owner [32]byte) bool) (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for token, e := range t.entries {
+		if !e.revoked && match(token, e.owner) {
+			e.revoked = true
+			close(e.ended)
+			n++
+		}
+	}
+	if n > 0 {
+		t.changedLocked()
+	}
+	return n
+}
+
+// A sessionLease is one connection's place under a token.
+type sessionLease struct {
+	release func()          // to be called when the connection is over
+	ended   <-chan struct{} // closed when the session is revoked
+}
+
+// take counts one connection under the token, or says why not: the token
+// first, then the device.
+func (t *sessionTable) take(now time.Time, token sessionToken, owner ed25519.PublicKey) (l sessionLease, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.entries[token]
 	switch {
 	case e == nil || e.owner != [32]byte(owner):
-		return nil, coded("token-unknown", "unknown session")
+		return l, coded("token-unknown", "unknown session")
+	case e.revoked:
+		return l, coded("token-revoked", "session revoked")
 	case now.Sub(t.start) >= e.expires:
-		return nil, coded("token-expired", "session expired")
+		return l, coded("token-expired", "session expired")
 	case e.live >= maxPerToken:
-		return nil, coded("token-busy", "session in use %d times", e.live)
+		return l, coded("token-busy", "session in use %d times", e.live)
 	case t.live >= maxPerDevice:
-		return nil, coded("device-busy", "%d sessions on this device", t.live)
+		return l, coded("device-busy", "%d sessions on this device", t.live)
 	}
 	e.live++
 	t.live++
-	return sync.OnceFunc(func() {
+	return sessionLease{ended: e.ended, release: sync.OnceFunc(func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		e.live--
 		t.live--
 		t.changedLocked()
-	}), nil
+	})}, nil
 }
 
 // changedLocked wakes whoever awaits. t.mu must be held.
@@ -290,21 +319,21 @@ func (t *sessionTable) changedLocked() {
 
 // await is take, but an unknown token may still come, and one in use may be
 // free in a moment: a connection is over for its client before it is here.
-func (t *sessionTable) await(ctx context.Context, token sessionToken, owner ed25519.PublicKey) (release func(), err error) {
+func (t *sessionTable) await(ctx context.Context, token sessionToken, owner ed25519.PublicKey) (l sessionLease, err error) {
 	ctx, stop := context.WithTimeout(ctx, tokenWait)
 	defer stop()
 	for {
 		t.mu.Lock()
 		changed := t.changed
 		t.mu.Unlock()
-		release, err = t.take(time.Now(), token, owner)
+		l, err = t.take(time.Now(), token, owner)
 		if code := codeOf(err); code != "token-unknown" && code != "token-busy" {
-			return release, err
+			return l, err
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, err
+			return l, err
 		}
 	}
 }

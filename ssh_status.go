@@ -1,0 +1,57 @@
+package main
+
+// This file tells of SSH connections at run time: who is in, from where, since
+// when, and how much has passed.
+
+import (
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+// An sshStatus is one connection, as sessions list shows it.
+type sshStatus struct {
+	ID            string    `json:"id"`
+	Session       string    `json:"session,omitempty"` // public id of the token it came by
+	User          string    `json:"user,omitempty"`    // empty until logged in, as is
+	Device        string    `json:"device,omitempty"`  // the client's name
+	Address       string    `json:"address"`
+	Authenticated bool      `json:"authenticated"`
+	Started       time.Time `json:"started"`
+	LastActivity  time.Time `json:"last_activity"`
+	Channels      int       `json:"channels"`
+	In            int64     `json:"bytes_in"`
+	Out           int64     `json:"bytes_out"`
+}
+
+// An sshMeter counts what passes a connection, and when it did last.
+type sshMeter struct {
+	net.Conn
+	in, out atomic.Int64
+	last    atomic.Int64 // unix nanoseconds
+}
+
+func newSSHMeter(nc net.Conn, now time.Time) *sshMeter {
+	m := &sshMeter{Conn: nc}
+	m.last.Store(now.UnixNano())
+	return m
+}
+
+func (m *sshMeter) Read(b []byte) (int, error) {
+	n, err := m.Conn.Read(b)
+	m.count(&m.in, n)
+	return n, err
+}
+
+func (m *sshMeter) Write(b []byte) (int, error) {
+	n, err := m.Conn.Write(b)
+	m.count(&m.out, n)
+	return n, err
+}
+
+func (m *sshMeter) count(to *atomic.Int64, n int) {
+	if n > 0 {
+		to.Add(int64(n))
+		m.last.Store(time.Now().UnixNano())
+	}
+}
