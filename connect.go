@@ -142,6 +142,7 @@ func (n *node) dial(ctx context.Context, dev signedDevice) (*link, error) {
 	}()
 	deadline := time.NewTimer(coordSilence)
 	defer deadline.Stop()
+	late := false // the coordinator's time is over
 	no := withHint(fmt.Errorf("coordinator %s does not answer", n.anchor.coordAddr),
 		"is it running, and does a firewall here let UDP out?")
 	for {
@@ -164,20 +165,31 @@ func (n *node) dial(ctx context.Context, dev signedDevice) (*link, error) {
 				return at.link, nil
 			}
 			n.logf(2, "%s where it was last: %v", dev.name, at.err)
-			if codeOf(no) == "offline" {
+			switch {
+			case late && n.hasPath(at.q):
+				return nil, at.err
+			case late, codeOf(no) == "offline":
 				return nil, no
 			}
 		case instance := <-hello:
 			if near != nil && near.q.instance != instance {
 				near.drop()
-				near = n.dialAt(ctx, dev, reachedAt{dev.id, instance, n.reached.look(dev.id).addrs})
+				if near = n.dialAt(ctx, dev, reachedAt{dev.id, instance, n.reached.look(dev.id).addrs}); near == nil && late {
+					return nil, no
+				}
 			}
 		case <-deadline.C:
-			if near == nil || !n.hasPath(near.q) {
+			if late = true; near == nil || !n.hasPath(near.q) {
 				return nil, no
 			}
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			switch {
+			case n.life.Err() != nil:
+				return nil, context.Cause(ctx)
+			case near == nil:
+				return nil, no
+			}
+			late, ctx = true, context.WithoutCancel(ctx) // near ends with it, and says why
 		}
 	}
 }
@@ -215,6 +227,16 @@ func (a *dialAttempt) ended() <-chan struct{} {
 		return nil
 	}
 	return a.done
+}
+
+// linked reports whether it has made its link.
+func (a *dialAttempt) linked() bool {
+	select {
+	case <-a.done:
+		return a.err == nil
+	default:
+		return false
+	}
 }
 
 // drop gives an attempt up, and the link that it may have made meanwhile.
@@ -285,11 +307,18 @@ func offer(said chan introduction, in introduction) {
 // dialAnswered dials the process that the coordinator named, or waits for the
 // path of a link that we have to it. near is an attempt under way, or nil.
 func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg, said chan introduction, near *dialAttempt) (*link, error) {
+	if near != nil && near.linked() {
+		n.startLink(near.link)
+		return near.link, nil
+	}
 	now := time.Now()
 	n.mu.Lock()
 	q, err := n.peers.proc(now, dev.keys, m.instance, true)
 	if err != nil {
 		n.mu.Unlock()
+		if near != nil {
+			near.drop()
+		}
 		return nil, err
 	}
 	n.succeedLocked(dev.id, q)

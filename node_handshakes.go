@@ -39,7 +39,7 @@ func (n *node) connContext(ctx context.Context, info *quic.ClientInfo) (context.
 		return nil, errHalfOpen
 	}
 	_, err := n.judge(h.proc.keys, "")
-	h.stranger = err != nil
+	h.stranger = err != nil || h.proc.finder.knocking()
 	same, strangers := 0, 0
 	for o := range n.halfOpen {
 		if o.proc == h.proc {

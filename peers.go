@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -46,6 +47,7 @@ type peerKeys struct {
 	procs      map[instanceID]*peerProc
 	member     bool                        // of the log: kept without processes too
 	gone       map[instanceID]replayWindow // processes that were forgotten: what they said stays said
+	went       []instanceID                // those in gone, in order
 }
 
 // A peerProc is one process of a peer.
@@ -114,7 +116,10 @@ func (t *peerTable) proc(now time.Time, keys publicKeys, instance instanceID, fl
 		// A process that is forgotten and comes back must not begin at a counter
 		// that its other end has seen.
 		counter: uint64(monoNow()), window: p.gone[instance]}
-	delete(p.gone, instance)
+	if i := slices.Index(p.went, instance); i >= 0 {
+		delete(p.gone, instance)
+		p.went = slices.Delete(p.went, i, i+1)
+	}
 	q.finder = newPathFinder(&muxRouter{t, q.udp, keys}, q.box, flight, now)
 	q.finder.idle, q.finder.small = t.idle, t.small
 	p.procs[instance] = q
@@ -152,7 +157,7 @@ func (t *peerTable) handle(now time.Time, hint sealHint, b []byte, from udpSourc
 	}
 	q := p.procs[h.sender]
 	if q == nil && h.kind == msgPing && p.member && t.known(p.keys) {
-		q, _ = t.proc(now, p.keys, h.sender, false) // too many: it is not answered
+		q = t.knocked(now, p, h)
 	}
 	if q == nil || q.box.accept(h) != nil {
 		return
@@ -171,6 +176,34 @@ func (t *peerTable) handle(now time.Time, hint sealHint, b []byte, from udpSourc
 			q.finder.ponged(now, m, from)
 		}
 	}
+}
+
+// maxKnocked bounds the processes of a peer that nobody has introduced and that
+// have not proved themselves.
+const maxKnocked = 4
+
+// knocked makes a process known that pings without an introduction; nil: what it
+// says was said before, or there is no room. It makes nobody else's: the ping may
+// be an old one, played again by anybody.
+func (t *peerTable) knocked(now time.Time, p *peerKeys, h msgHead) *peerProc {
+	if w := p.gone[h.sender]; !w.fresh(h.counter) {
+		return nil
+	}
+	waiting := 0
+	for _, q := range p.procs {
+		if q.finder.knocking() {
+			waiting++
+		}
+	}
+	if waiting >= maxKnocked || len(p.procs) >= maxProcs {
+		return nil
+	}
+	q, err := t.proc(now, p.keys, h.sender, false)
+	if err != nil {
+		return nil
+	}
+	q.finder.knocked = true
+	return q
 }
 
 // open returns what a datagram says and whose it is, nil when it does not open.
@@ -224,7 +257,7 @@ func (t *peerTable) noted(hint sealHint, b []byte) (*peerProc, *noteMsg) {
 // greet tells a peer that it speaks to a process that is gone, in no more
 // bytes than it sent. That is all a wrong instance brings about.
 func (t *peerTable) greet(p *peerKeys, h msgHead, n int, from udpSource) {
-	if n < helloLen {
+	if n < helloLen || p.member && !t.known(p.keys) {
 		return
 	}
 	x := sealBox{sendKey: p.send, hint: sealHintOf(t.acct, t.id.keys.sign), mine: t.instance, theirs: h.sender}
@@ -269,15 +302,17 @@ func (t *peerTable) tick(now time.Time) (next time.Time) {
 	return next
 }
 
-// maxGone bounds the processes of a peer whose counters are remembered.
-const maxGone = 64
+// maxGone bounds the processes of a peer whose counters are remembered, about 50
+// bytes each. What the others have said may be said again, see knocked.
+const maxGone = 256
 
 func (t *peerTable) forget(p *peerKeys, id instanceID) {
 	q := p.procs[id]
-	if len(p.gone) >= maxGone {
-		clear(p.gone)
+	if len(p.went) >= maxGone {
+		delete(p.gone, p.went[0])
+		p.went = slices.Delete(p.went, 0, 1)
 	}
-	p.gone[id] = q.box.window
+	p.gone[id], p.went = q.box.window, append(p.went, id)
 	q.finder.closeSocks()
 	t.mux.removePeer(q.udp)
 	delete(t.byVirtual, virtualIP(q.udp.virtual))

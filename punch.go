@@ -96,7 +96,8 @@ type pathFinder struct {
 	idle   time.Duration // between pings of a path that nothing else uses
 
 	tries     map[udpKey]*pathTry
-	strangers int // admitted in this round though nobody named them, and not proved
+	knocked   bool // it has pinged us, and nobody has introduced it since
+	strangers int  // admitted in this round though nobody named them, and not proved
 	best      *pathTry
 	began     time.Time // of the round
 	lostAt    time.Time // since when there is no path; zero while there is one
@@ -122,7 +123,7 @@ func newPathFinder(r pathRouter, box *sealBox, flight bool, now time.Time) *path
 // introduce begins a round with what the coordinator says: where it sees the
 // peer, and the addresses, at most maxCandidates, of the peer's interfaces.
 func (f *pathFinder) introduce(now time.Time, observed netip.AddrPort, own []netip.AddrPort) {
-	f.began, f.strangers = now, 0
+	f.began, f.strangers, f.knocked = now, 0, false
 	f.named(now, observed, own)
 	f.retry(now)
 	f.tick(now)
@@ -134,7 +135,10 @@ func (f *pathFinder) named(now time.Time, observed netip.AddrPort, own []netip.A
 			continue
 		}
 		t := f.know(now, udpSource{addr: a})
-		t.named, t.own = true, t.own || i > 0
+		if i == 0 && t.kept && !t.returned {
+			t.own = false // it was, once
+		}
+		t.named, t.kept, t.own = true, false, t.own || i > 0
 		if f.since.IsZero() && !f.flownTo(t.src.addr.Addr()) {
 			f.fly(t)
 		}
@@ -193,6 +197,7 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 			}
 		}
 	}
+	f.knocked = false
 	if moved && f.best != nil {
 		f.question(now)
 	}
@@ -265,6 +270,9 @@ func (f *pathFinder) pingDue(now time.Time, t *pathTry) {
 // mayBePinged reports whether an address is more than the coordinator's word,
 // or has had less than that is worth, or has just pinged us.
 func (t *pathTry) mayBePinged() bool {
+	if t.kept && !t.vouched && !t.returned && !t.paid {
+		return t.spare > 0
+	}
 	return t.vouched || t.returned || t.paid || t.pings < maxUnvouched
 }
 
@@ -362,7 +370,8 @@ func (f *pathFinder) ping(now time.Time, t *pathTry) {
 // send keeps what goes to an address that nobody named below three times what
 // came from it, until it has proved itself: its pings may be copies, sent in
 // somebody else's name. A stranger makes such copies itself, as many as it
-// likes: with it an address gets no more than the coordinator's word is worth.
+// likes, and who knocks may be an old ping played again: with these an address
+// gets no more than the coordinator's word is worth.
 func (f *pathFinder) send(now time.Time, t *pathTry, b []byte) {
 	if !t.named && !t.returned {
 		if t.credit < len(b) {
@@ -370,7 +379,7 @@ func (f *pathFinder) send(now time.Time, t *pathTry, b []byte) {
 		}
 		t.credit -= len(b)
 	}
-	if !t.returned && !f.router.known() && !f.router.mayPing(now, t.src.addr.Addr()) {
+	if !t.returned && (f.knocked || !f.router.known()) && !f.router.mayPing(now, t.src.addr.Addr()) {
 		return
 	}
 	f.router.send(b, t.src)

@@ -68,17 +68,22 @@ func (f *pathFinder) know(now time.Time, src udpSource) *pathTry {
 // those that there was word of last. The others are forgotten.
 const maxTried = 12
 
-// remember tries addresses that led to the peer from an earlier process of ours.
+// remember tries addresses that led to the peer from an earlier process of ours:
+// by three small pings each, for by now somebody else may be there.
 func (f *pathFinder) remember(now time.Time, addrs []netip.AddrPort) {
 	f.began = now
 	for _, a := range addrs {
 		t := f.know(now, udpSource{addr: a})
-		t.named, t.own, t.kept, t.spare = true, true, true, maxUnvouched
-		f.fly(t)
+		if !t.named {
+			t.named, t.own, t.kept, t.spare = true, true, true, maxUnvouched
+		}
 	}
 	f.retry(now)
 	f.tick(now)
 }
+
+// knocking reports whether the process is nobody's word but its own, unproved.
+func (f *pathFinder) knocking() bool { return f.knocked && f.best == nil }
 
 // reached are the addresses that have led to the peer and may be tried without
 // an introduction, the best first: nothing has to be opened for them.

@@ -7,7 +7,7 @@ package main
 //
 //	<device id> <instance, 16 hex digits> <address:port>…
 //
-// It is a hint and no authority: what is wrong in it costs two small packets,
+// It is a hint and no authority: what is wrong in it costs three small packets,
 // and an address that leads to somebody else proves nothing.
 
 import (
