@@ -32,7 +32,7 @@ type passkeySigner struct {
 func (k *passkeySigner) id() signerID { return k.lines[0].id }
 
 // passkeysOf are the account's passkeys that sign on the local page, with one of
-// the powers: those of the first one's relying party.
+// the powers: those of one name of the page, this system's if there are any.
 func (a *acting) passkeysOf(ctx context.Context, powers []byte) (*passkeySigner, error) {
 	k := &passkeySigner{ctx: ctx, p: a.p, state: a.trust.state()}
 	elsewhere := false
@@ -41,6 +41,8 @@ func (a *acting) passkeysOf(ctx context.Context, powers []byte) (*passkeySigner,
 		case s.kind != signerWebauthn || !slices.ContainsFunc(powers, s.can):
 		case !slices.Contains(s.origins, pageOrigin(s.rpID)):
 			elsewhere = true
+		case len(k.lines) > 0 && k.lines[0].rpID != pageName() && s.rpID == pageName():
+			k.lines = []signerLine{s.signerLine} // this machine's own name before others'
 		case len(k.lines) == 0 || k.lines[0].rpID == s.rpID:
 			k.lines = append(k.lines, s.signerLine)
 		}
@@ -192,8 +194,12 @@ func (p *program) newPasskey(ctx context.Context, powers, label string, have []s
 
 // passkeyPage opens the page, the first time that it is needed.
 func (p *program) passkeyPage(rpID string) (*signPage, error) {
-	if p.page != nil {
+	if p.page != nil && p.page.origin == pageOrigin(rpID) {
 		return p.page, nil
+	}
+	if p.page != nil {
+		p.page.close("Go on elsewhere", "The next passkey belongs to another name of this page: the terminal shows it.")
+		p.page = nil
 	}
 	page, err := openSignPage(rpID)
 	if err != nil {
@@ -213,6 +219,8 @@ func (p *program) endPage(err error) {
 	case p.page == nil:
 	case err == nil:
 		p.page.close("Done", "The rest is on the terminal. You may close this page.")
+	case exitStatus(err) == 130:
+		p.page.close("This was given up", "Nothing was signed here. You may close this page.")
 	default:
 		p.page.close("This did not work", err.Error())
 	}

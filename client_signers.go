@@ -326,7 +326,7 @@ func (r *recovering) recover(ctx context.Context, a *acting, word coordWord) err
 	file := *r.key
 	if *r.passkey {
 		var err error
-		if r.owner, r.line, err = a.p.newPasskey(ctx, "ds", ownerLabel(), a.trust.state().signers()); err != nil {
+		if r.owner, r.line, err = a.p.newPasskey(ctx, "ds", ownerLabel(), nil); err != nil { // the lost one may be in the same key ring
 			return err
 		}
 		file = passkeyWord
