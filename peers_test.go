@@ -155,7 +155,7 @@ func TestPeersMemoryLeavesTheBudget(t *testing.T) {
 		func() { q.finder.introduce(k.now, at, nil) },
 	} {
 		begin()
-		if got := k.play(nil, 0) + k.ticks(650 * ms); got != maxUnvouched {
+		if got := k.play(nil, 0) + k.ticks(650*ms); got != maxUnvouched {
 			t.Errorf("step %d: %d pings", i, got)
 		}
 	}
