@@ -96,6 +96,7 @@ type pathFinder struct {
 	idle   time.Duration // between pings of a path that nothing else uses
 
 	tries     map[udpKey]*pathTry
+	early     bool // QUIC has dialled before anybody named an address
 	knocked   bool // it has pinged us, and nobody has introduced it since
 	strangers int  // admitted in this round though nobody named them, and not proved
 	best      *pathTry
@@ -150,6 +151,9 @@ func (f *pathFinder) fly(t *pathTry) {
 	if f.flight && !t.admitted && !t.flown {
 		t.flown = true
 		f.router.trial(t.src, flightCredit)
+		if f.early {
+			f.router.replay(t.src)
+		}
 	}
 }
 

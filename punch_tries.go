@@ -71,7 +71,7 @@ const maxTried = 12
 // remember tries addresses that led to the peer from an earlier process of ours:
 // by three small pings each, for by now somebody else may be there.
 func (f *pathFinder) remember(now time.Time, addrs []netip.AddrPort) {
-	f.began = now
+	f.began, f.early = now, true
 	for _, a := range addrs {
 		t := f.know(now, udpSource{addr: a})
 		if !t.named {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +118,17 @@ func TestPunchRemembers(t *testing.T) {
 	e.tick()
 	if took := n.run(time.Second, func() bool { return e.finder.best != nil }); took > 70*ms {
 		t.Errorf("proved after %v", took)
+	}
+	// introduced meanwhile, the address gets at once what QUIC has written already
+	n = newPunchNet(t, 30*ms, punchA, punchB)
+	e = n.ends[0]
+	e.finder.remember(n.now, punchB)
+	if len(e.replays) != 0 {
+		t.Errorf("from memory alone the first flight goes to %v", e.replays)
+	}
+	e.finder.introduce(n.now, punchB[0], nil)
+	if !slices.Equal(e.replays, punchB) {
+		t.Errorf("introduced, the first flight goes to %v", e.replays)
 	}
 	n = newPunchNet(t, 30*ms, punchA, punchB)
 	e = n.ends[0]
