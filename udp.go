@@ -117,6 +117,12 @@ const lowTTL = 5
 type udpPeer struct {
 	virtual *net.UDPAddr
 
+	// seen is under which address QUIC sees the process: virtual, but for the port,
+	// which is another after each outage. QUIC's server takes that for a move of its
+	// client, asks the new address for its proof and begins anew: what it had
+	// learnt of round trips and losses was the outage's.
+	seen atomic.Pointer[net.UDPAddr]
+
 	// Monotonic nanoseconds, see monoNow: when anything came from the process,
 	// when from the path in use, and when QUIC last wrote.
 	lastRx, pathRx, lastTx atomic.Int64
@@ -149,6 +155,7 @@ func (u *udpMux) addPeer() *udpPeer {
 	ip := virtualNet.Addr().As16()
 	binary.BigEndian.PutUint64(ip[8:], u.next)
 	p := &udpPeer{virtual: &net.UDPAddr{IP: ip[:], Port: 1}}
+	p.seen.Store(p.virtual)
 	u.peers[netip.AddrFrom16(ip)] = p
 	return p
 }
@@ -229,7 +236,7 @@ func (u *udpMux) sort(b []byte, from udpSource) net.Addr {
 	}
 	p.lastRx.Store(monoNow())
 	p.credit(from, len(b))
-	return p.virtual
+	return p.seen.Load()
 }
 
 // credit notes what came by the path, and raises what may be sent to an unnamed source by three times n bytes.
@@ -262,8 +269,11 @@ func (p *udpPeer) setPath(src udpSource) bool {
 	if p.path == src {
 		return false
 	}
-	if !src.addr.IsValid() {
+	switch {
+	case !src.addr.IsValid():
 		p.early = p.lastLocked()
+	case !p.path.addr.IsValid() && p.early != nil:
+		p.seen.Store(&net.UDPAddr{IP: p.virtual.IP, Port: p.seen.Load().Port%65535 + 1})
 	}
 	p.path, p.later = src, 0
 	p.pathRx.Store(monoNow())

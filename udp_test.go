@@ -261,7 +261,8 @@ func TestUDPKeepsTheLastDatagrams(t *testing.T) {
 // it is forgotten when more has been written than that.
 func TestReplayKeepsTheBeginningOfAnOutage(t *testing.T) {
 	path := udpSource{addr: netip.MustParseAddrPort("192.0.2.1:1")}
-	p := &udpPeer{}
+	p := &udpPeer{virtual: &net.UDPAddr{IP: net.IPv6loopback, Port: 1}}
+	p.seen.Store(p.virtual)
 	write := func(from, n int) {
 		for i := range n {
 			p.keepLocked([]byte{byte(from + i)}, 0)
@@ -303,5 +304,27 @@ func TestReplayKeepsTheBeginningOfAnOutage(t *testing.T) {
 	p.setPath(path)
 	if got := again(); len(got) != maxReplay {
 		t.Errorf("after a short outage: %v", got)
+	}
+}
+
+// After an outage QUIC's server sees its client at another address, and forgets
+// what it took for round trips.
+func TestUDPOutageIsForgotten(t *testing.T) {
+	a, b, dialed, accepted := udpTestPair(t)
+	udpTestCopy(t, accepted, dialed, 1<<20, nil)
+	udpTestCopy(t, accepted, dialed, 8<<20, func() {
+		b.peer.setPath(udpSource{})
+		waitUntil(t, func() bool {
+			b.peer.mu.Lock()
+			defer b.peer.mu.Unlock()
+			return len(b.peer.early) >= maxReplay+4 // QUIC has tried again, and again
+		})
+		b.peer.setPath(a.source())
+		b.mux.replayTo(b.peer, a.source())
+	})
+	waitUntil(t, func() bool { return accepted.RemoteAddr().(*net.UDPAddr).Port == 2 })
+	udpTestCopy(t, dialed, accepted, 1<<20, nil)
+	if rtt := accepted.ConnectionStats().SmoothedRTT; rtt > 100*ms {
+		t.Errorf("a round trip of %v on loopback", rtt)
 	}
 }
