@@ -35,6 +35,9 @@ const (
 	// 54 KB: QUIC's timers repeat what the other end lacks first and never repeat
 	// it again by themselves, so that all else would have to wait for it.
 	maxEarly = 36
+	// forgetAfter is how long an outage lasts that QUIC shall begin anew after. After a
+	// shorter one it goes on sooner with what it knows, its window above all.
+	forgetAfter = 15 * time.Second
 	// maxSegment is the largest single datagram kept, in bytes.
 	maxSegment = 1500
 )
@@ -118,7 +121,7 @@ type udpPeer struct {
 	virtual *net.UDPAddr
 
 	// seen is under which address QUIC sees the process: virtual, but for the port,
-	// which is another after each outage. QUIC's server takes that for a move of its
+	// which is another after an outage of forgetAfter. QUIC's server takes that for a move of its
 	// client, asks the new address for its proof and begins anew: what it had
 	// learnt of round trips and losses was the outage's.
 	seen atomic.Pointer[net.UDPAddr]
@@ -135,6 +138,7 @@ type udpPeer struct {
 	replay [maxReplay][]byte // guarded by mu: the last datagrams, a ring
 	at     int               // guarded by mu: next slot of replay
 	early  [][]byte          // guarded by mu: what stood there when the last path was lost, and what QUIC wrote first after that
+	lost   int64             // guarded by mu: when there was no path any more, by monoNow
 	later  int               // guarded by mu: datagrams written since there is a path again
 	worked int               // guarded by mu: largest datagram that has left, bytes: QUIC goes on with it on any path
 }
@@ -271,8 +275,8 @@ func (p *udpPeer) setPath(src udpSource) bool {
 	}
 	switch {
 	case !src.addr.IsValid():
-		p.early = p.lastLocked()
-	case !p.path.addr.IsValid() && p.early != nil:
+		p.early, p.lost = p.lastLocked(), monoNow()
+	case !p.path.addr.IsValid() && p.early != nil && monoSince(p.lost) >= forgetAfter:
 		p.seen.Store(&net.UDPAddr{IP: p.virtual.IP, Port: p.seen.Load().Port%65535 + 1})
 	}
 	p.path, p.later = src, 0

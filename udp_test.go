@@ -296,6 +296,9 @@ func TestReplayKeepsTheBeginningOfAnOutage(t *testing.T) {
 	if got := again(); !slices.Equal(got, want) {
 		t.Errorf("with a path again: %v", got)
 	}
+	if p.seen.Load() != p.virtual {
+		t.Errorf("after a short outage QUIC sees %v", p.seen.Load())
+	}
 	write(80, maxEarly+2)
 	if got := again(); len(got) != maxReplay {
 		t.Errorf("much later: %v", got)
@@ -319,6 +322,9 @@ func TestUDPOutageIsForgotten(t *testing.T) {
 			defer b.peer.mu.Unlock()
 			return len(b.peer.early) >= maxReplay+4 // QUIC has tried again, and again
 		})
+		b.peer.mu.Lock()
+		b.peer.lost -= int64(forgetAfter)
+		b.peer.mu.Unlock()
 		b.peer.setPath(a.source())
 		b.mux.replayTo(b.peer, a.source())
 	})
