@@ -355,6 +355,12 @@ func TestWebauthnSigners(t *testing.T) {
 			elsewhere := *p
 			elsewhere.rp.origins = []string{"https://coord.example.com"}
 			k.bad("sig-invalid", k.text(opDeviceRevoke{[]deviceID{trustTestID("attic")}, "lost"}), &elsewhere)
+			one, two := k.text(opDeviceRevoke{[]deviceID{trustTestID("attic")}, "lost"}), k.text(opDeviceRevoke{[]deviceID{trustTestID("attic")}, "stolen"})
+			sig, err := p.sign(one)
+			if err != nil {
+				t.Fatal(err)
+			}
+			k.refused("sig-invalid", appendRecord(nil, two, []recordSig{sig})) // of another statement
 			files, left, err := exportRecord(k.state, added)
 			if err != nil || (len(left) == 0) != (alg == coseES256) {
 				t.Fatalf("export: %v, %v", left, err)
