@@ -276,12 +276,13 @@ func (n *node) endLinkLocked(l *link, code string) {
 
 // logChanged acts on a new head: peers hear of it, and links of those who may
 // no longer be here are closed.
-func (n *node) logChanged(ctx context.Context, _ *trustState) {
+func (n *node) logChanged(ctx context.Context, st *trustState) {
+	n.sessions.revoke(func(_ sessionToken, owner [32]byte) bool {
+		dev, ok := st.deviceByKey(owner[:])
+		return ok && dev.revoked
+	})
 	for _, l := range n.liveLinks() {
 		n.spawn(func() { l.startExchange(l.conn.Context()) })
-		if _, err := n.judge(l.peer, ""); codeOf(err) == "revoked" {
-			n.sessions.revoke(func(_ sessionToken, owner [32]byte) bool { return owner == [32]byte(l.peer.sign) })
-		}
 		if _, err := n.judge(l.peer, ""); codeOf(err) == "revoked" || codeOf(err) == "expired" {
 			n.logf(0, "link %s with %s closed: %v", l.id, l.peerName(), err)
 			l.close(codeOf(err))
