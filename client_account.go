@@ -210,15 +210,11 @@ func (a *creating) owner(ctx context.Context) (signer stmtSigner, line signerLin
 		signer, line, err = a.p.newPasskey(ctx, "ds", ownerLabel(), nil)
 		return signer, line, passkeyWord, err
 	}
-	key, err := openSigner(ctx, a.p, a.keyFile)
-	if err != nil {
-		return nil, line, "", err
-	}
-	if line, err = newSSHSignerLine(key.key.PublicKey(), "ds", ownerLabel()); err != nil {
+	if signer, line, err = openSignerLine(ctx, a.p, a.keyFile, "ds", ownerLabel()); err != nil {
 		return nil, line, "", err
 	}
 	file, err = filepath.Abs(a.keyFile)
-	return key, line, file, err
+	return signer, line, file, err
 }
 
 // firstRecords are genesis and this machine.

@@ -141,6 +141,16 @@ func openSigner(ctx context.Context, p *program, file string) (sshStmtSigner, er
 	return sshStmtSigner{key}, nil
 }
 
+// openSignerLine opens a key that shall be a signer.
+func openSignerLine(ctx context.Context, p *program, file, powers, label string) (stmtSigner, signerLine, error) {
+	key, err := openSigner(ctx, p, file)
+	if err != nil {
+		return nil, signerLine{}, err
+	}
+	line, err := newSSHSignerLine(key.key.PublicKey(), powers, label)
+	return key, line, err
+}
+
 // maxTries is how often a passphrase may be mistyped.
 const maxTries = 3
 

@@ -143,12 +143,7 @@ func (a *acting) openNew(ctx context.Context, n newSigner) (stmtSigner, signerLi
 	case n.passkey:
 		return a.p.newPasskey(ctx, n.powers, n.label, a.trust.state().signers())
 	}
-	key, err := openSigner(ctx, a.p, n.file)
-	if err != nil {
-		return key, signerLine{}, err
-	}
-	line, err := newSSHSignerLine(key.key.PublicKey(), n.powers, n.label)
-	return key, line, err
+	return openSignerLine(ctx, a.p, n.file, n.powers, n.label)
 }
 
 func signerRemoveVerb() verb {
@@ -268,7 +263,7 @@ func (r *recovering) run(ctx context.Context, p *program, o operands) error {
 		return err
 	}
 	if !*r.passkey {
-		if err = r.openOwner(ctx, p); err != nil {
+		if r.owner, r.line, err = openSignerLine(ctx, p, *r.key, "ds", ownerLabel()); err != nil {
 			return err
 		}
 	}
@@ -279,16 +274,6 @@ func (r *recovering) run(ctx context.Context, p *program, o operands) error {
 	return withCoordAt(ctx, id, word.addr, word.keys, func(cc *coordClient) error {
 		return r.recover(ctx, &acting{c, p, cc, word.acct}, word)
 	})
-}
-
-func (r *recovering) openOwner(ctx context.Context, p *program) error {
-	key, err := openSigner(ctx, p, *r.key)
-	if err != nil {
-		return err
-	}
-	r.owner = key
-	r.line, err = newSSHSignerLine(key.key.PublicKey(), "ds", ownerLabel())
-	return err
 }
 
 // account is the one that this machine belongs to, or that the word names.

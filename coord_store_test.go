@@ -250,7 +250,7 @@ func coordTestWaiting() waitingList {
 
 func TestWaitingListBytes(t *testing.T) {
 	b := coordTestWaiting().append(nil)
-	want := coordTestHex(t, "01 0001"+coordTestA+"0000000000000384"+
+	want := unhex(t, "01 0001"+coordTestA+"0000000000000384"+
 		"01"+coordTestA+coordTestB+coordTestC+"01 61 00"+coordTestD+"0000000000000005"+coordTestAddrX)
 	if !bytes.Equal(b[:len(b)-32], want) {
 		t.Errorf("%x, want %x and a sum", b, want)
@@ -273,7 +273,7 @@ func TestWaitingListBytes(t *testing.T) {
 func FuzzParseWaiting(f *testing.F) {
 	b := coordTestWaiting().append(nil)
 	f.Add(b[:len(b)-32])
-	f.Add(coordTestHex(f, "01 0000 00"))
+	f.Add(unhex(f, "01 0000 00"))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		sum := hashStatement(body) // any SHA-256
 		w, err := parseWaiting(append(bytes.Clone(body), sum[:]...))

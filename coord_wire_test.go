@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/hex"
 	"io"
 	"net/netip"
 	"reflect"
@@ -25,15 +24,6 @@ var coordTestParsers = []coordTestParse{
 	coordTestParser(parseFetched), coordTestParser(parseAppend), coordTestParser(parseTicketMsg), coordTestParser(parseJoin),
 	coordTestParser(parseJoined), coordTestParser(parseAcctMsg), coordTestParser(parsePending), coordTestParser(parseDevices),
 	coordTestParser(parseWhoami),
-}
-
-func coordTestHex(t testing.TB, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 // coordTest32 is 32 bytes of one value, and coordTestHex32 its hex.
@@ -83,7 +73,7 @@ var coordWireTests = []struct {
 
 func TestCoordWireBytes(t *testing.T) {
 	for _, tt := range coordWireTests {
-		want := coordTestHex(t, tt.hex)
+		want := unhex(t, tt.hex)
 		if got := tt.msg.append(nil); !bytes.Equal(got, want) {
 			t.Errorf("%s: %x, want %x", tt.name, got, want)
 		}
@@ -118,7 +108,7 @@ func TestCoordWireRefuses(t *testing.T) {
 		{"a long error text", coordTestParsers[0], "00 0401" + strings.Repeat("61", 1025)},
 		{"a device id with a newline", coordTestParsers[11], "0001 640a" + strings.Repeat("61", 24) + "00" + strings.Repeat("00", 27)},
 	} {
-		if m, err := tt.parse(coordTestHex(t, tt.hex)); err == nil {
+		if m, err := tt.parse(unhex(t, tt.hex)); err == nil {
 			t.Errorf("%s: parsed as %+v", tt.name, m)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 )
 
+// unhex reads hexadecimal digits, with blanks among them.
 func unhex(t testing.TB, s string) []byte {
 	t.Helper()
 	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))

@@ -31,7 +31,7 @@ func TestPortMapRequests(t *testing.T) {
 		{"nat-pmp address", appendPMPAddress(nil), "0000"},
 		{"nat-pmp map", appendPMPMap(nil, 7722, 40000, 7200), "00010000 1e2a 9c40 00001c20"},
 	} {
-		if !bytes.Equal(c.got, wireHex(t, c.bytes)) {
+		if !bytes.Equal(c.got, unhex(t, c.bytes)) {
 			t.Errorf("%s: %x", c.name, c.got)
 		}
 	}
@@ -82,7 +82,7 @@ var pmpReplies = []struct {
 
 func TestPortMapReplies(t *testing.T) {
 	for _, c := range pcpReplies {
-		b := wireHex(t, c.bytes)
+		b := unhex(t, c.bytes)
 		if got, err := parsePCPReply(b); err != nil || *got != c.value {
 			t.Errorf("pcp %s: %+v, %v", c.name, got, err)
 		}
@@ -96,7 +96,7 @@ func TestPortMapReplies(t *testing.T) {
 		}
 	}
 	for _, c := range pmpReplies {
-		b := wireHex(t, c.bytes)
+		b := unhex(t, c.bytes)
 		if got, err := parsePMPReply(b); err != nil || *got != c.value {
 			t.Errorf("nat-pmp %s: %+v, %v", c.name, got, err)
 		}
@@ -109,7 +109,7 @@ func TestPortMapReplies(t *testing.T) {
 			}
 		}
 	}
-	if _, err := parsePCPReply(wireHex(t, "00810001 00000009")); err != errOtherVersion {
+	if _, err := parsePCPReply(unhex(t, "00810001 00000009")); err != errOtherVersion {
 		t.Errorf("a router of NAT-PMP alone, to PCP: %v", err)
 	}
 	if _, err := parsePCPReply(appendPCPAnnounce(nil, testPortSelf)); err == nil {
@@ -126,7 +126,7 @@ func TestPortMapAnnouncements(t *testing.T) {
 		"02000000 00000000 00000102 000000000000000000000000": false,
 		"00": false,
 	} {
-		if epoch, ok := parseAnnouncement(wireHex(t, text)); ok != want || ok && epoch != 258 {
+		if epoch, ok := parseAnnouncement(unhex(t, text)); ok != want || ok && epoch != 258 {
 			t.Errorf("%s: %d, %v", text, epoch, ok)
 		}
 	}

@@ -28,7 +28,7 @@ func TestVectorsOfDatagrams(t *testing.T) {
 	}
 	ends := map[string]*identity{"device": wireIdentity(t, 1), "peer": wireIdentity(t, 2), "coord": wireIdentity(t, 3)}
 	for name, id := range ends {
-		if !bytes.Equal(id.keys.path[:], wireHex(t, v.Paths[name])) {
+		if !bytes.Equal(id.keys.path[:], unhex(t, v.Paths[name])) {
 			t.Errorf("path key of %s is %x", name, id.keys.path)
 		}
 		if want := v.IDs[name]; want != "" && string(id.keys.deviceID()) != want {
@@ -50,15 +50,15 @@ func TestVectorsOfDatagrams(t *testing.T) {
 			receiver = ends["peer"]
 		}
 		_, recv, err := sealKeys(receiver.path, d.Ends[1], sender.keys.path, d.Ends[0])
-		if err != nil || !bytes.Equal(recv[:], wireHex(t, d.Key)) {
+		if err != nil || !bytes.Equal(recv[:], unhex(t, d.Key)) {
 			t.Errorf("%s: key %x, %v", d.Name, recv, err)
 		}
 		hint := sealHintOf(acct, ed25519.PublicKey(ends["device"].keys.sign))
-		if !bytes.Equal(hint[:], wireHex(t, d.Hint)) {
+		if !bytes.Equal(hint[:], unhex(t, d.Hint)) {
 			t.Errorf("%s: hint %x, not %s", d.Name, hint, d.Hint)
 		}
-		body, err := recv.open(wireHex(t, d.Datagram))
-		if err != nil || !bytes.Equal(body, wireHex(t, d.Body)) {
+		body, err := recv.open(unhex(t, d.Datagram))
+		if err != nil || !bytes.Equal(body, unhex(t, d.Body)) {
 			t.Errorf("%s opens as %x, %v", d.Name, body, err)
 			continue
 		}

@@ -69,18 +69,9 @@ func addrList(list ...string) []netip.AddrPort {
 	return out
 }
 
-func wireHex(t testing.TB, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 func TestWireBytes(t *testing.T) {
 	for _, m := range wireMessages {
-		want := wireHex(t, m.bytes)
+		want := unhex(t, m.bytes)
 		if got := m.value.append(nil); !bytes.Equal(got, want) {
 			t.Errorf("%s is\n%x, not\n%x", m.name, got, want)
 		}
