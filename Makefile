@@ -21,7 +21,7 @@ demo: build ## coordinator, device and client on loopback, as a person would set
 
 test: ## every test, with the race detector
 	testdata/tools.sh test
-	$(GO) test -race -timeout 20m ./...
+	testdata/plain.sh $(GO) test -race -timeout 20m ./...
 
 slow: ## what takes minutes: mutants, fuzzing, foreign processors, the lab
 	testdata/tools.sh slow
@@ -71,7 +71,7 @@ qemu: ## the demo's walkthrough on emulated mipsle and arm
 # A million datagrams of junk and 100 MB each way are among them: a minute.
 judge: build ## the program as built, with stock clients, kill -9 and /proc
 	testdata/tools.sh test
-	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio $(GO) test -timeout 12m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
+	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -timeout 12m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
 
 screenshots: ## the pages as a browser shows them, wide and as a phone: dist/screenshots
 	testdata/tools.sh test
@@ -81,11 +81,11 @@ screenshots: ## the pages as a browser shows them, wide and as a phone: dist/scr
 # failures are left in dist/lab.
 lab: build ## real NATs: a few minutes; a part of it is in "make test" when that is root
 	testdata/tools.sh lab
-	SESSIO_LAB=short SESSIO_BIN=$(CURDIR)/sessio $(GO) test -count 1 -timeout 30m -v -run '^TestLab' .
+	SESSIO_LAB=short SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -count 1 -timeout 30m -v -run '^TestLab' .
 
 lab-full: build ## all pairs of NATs twenty times, all moves fifty times: hours
 	testdata/tools.sh lab
-	SESSIO_LAB=full SESSIO_BIN=$(CURDIR)/sessio $(GO) test -count 1 -timeout 6h -v -run '^TestLab' .
+	SESSIO_LAB=full SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -count 1 -timeout 6h -v -run '^TestLab' .
 
 clean:
 	rm -rf sessio dist
