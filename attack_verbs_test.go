@@ -251,7 +251,7 @@ func TestAttackNewlinesInWhatTheCoordinatorSays(t *testing.T) {
 		}, []string{"trust", "pending"}},
 		{"a version", func(op byte, reply []byte) []byte {
 			if op == opDevices {
-				return (&devicesMsg{[]deviceSeen{{attic.id.keys.deviceID(), memberStatus{online: true, build: evil}}}}).append(nil)
+				return (&devicesMsg{[]deviceSeen{{attic.id.keys.deviceID(), memberStatus{online: true, build: evil}, nil}}}).append(nil)
 			}
 			return reply
 		}, []string{"status"}},

@@ -278,25 +278,33 @@ func (a *creating) finish(cc *coordClient, n *newAccount) error {
 func ticketVerb() verb {
 	return verb{
 		name:    "ticket",
-		usage:   "[-name N] [-roles LIST] [-users LIST] [-caps LIST] [-device-expires D]",
+		usage:   "[-name N] [-roles LIST] [-users LIST] [-caps LIST] [-categories LIST] [-device-expires D]",
 		summary: "a word by which one machine may ask to join, good for 15 minutes",
 		more: `Without -roles the machine becomes a server; without -users it may be entered
 as the login that runs join there. Nothing is signed yet: see trust sign.`,
 		bare: true,
 		setup: func(f *flag.FlagSet) verbRun {
 			dir, flags := dirFlag(f), declareGrant(f)
+			categories := f.String("categories", "", "`names` by which the coordinator sorts it, with commas; unsigned")
 			return func(ctx context.Context, p *program, _ operands) error {
 				wish, err := flags.wish()
 				if err != nil {
 					return err
 				}
-				return p.withState(dir, func(c *client) error { return p.makeTicket(ctx, c, wish) })
+				sorted, err := splitList("categories", *categories, validName)
+				if err != nil {
+					return err
+				}
+				if len(sorted) > maxCategories {
+					return usageError("-categories: %d names, at most %d", len(sorted), maxCategories)
+				}
+				return p.withState(dir, func(c *client) error { return p.makeTicket(ctx, c, wish, sorted) })
 			}
 		},
 	}
 }
 
-func (p *program) makeTicket(ctx context.Context, c *client, wish grantWish) error {
+func (p *program) makeTicket(ctx context.Context, c *client, wish grantWish, categories []string) error {
 	dropOldTickets(c.dir, p.now())
 	if _, taken := c.trust.state().deviceByName(wish.Name); taken && wish.Name != "" {
 		return withHint(fmt.Errorf("there is a device %s already", wish.Name), "choose another name, or revoke that one first")
@@ -307,7 +315,7 @@ func (p *program) makeTicket(ctx context.Context, c *client, wish grantWish) err
 		return fmt.Errorf("keeping the ticket: %w", err)
 	}
 	pin, _ := c.trust.anchor()
-	err := c.withCoord(ctx, func(cc *coordClient) error { return cc.ticket(ctx, pin.acct, t.secret, ticketLife) })
+	err := c.withCoord(ctx, func(cc *coordClient) error { return cc.ticket(ctx, pin.acct, t.secret, ticketLife, categories) })
 	if err != nil {
 		os.Remove(t.file)
 		return err

@@ -537,6 +537,3 @@ func (a *acting) agree(ctx context.Context, text []byte) (bool, error) {
 func indent(lines string) string {
 	return strings.ReplaceAll(strings.TrimRight(lines, "\n"), "\n", "\n  ") + "\n"
 }
-
-// fingerprint is a device's identity as ssh-keygen -l shows it.
-func fingerprint(k publicKeys) string { return ssh.FingerprintSHA256(k.sshKey()) }

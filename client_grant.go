@@ -37,16 +37,6 @@ func declareGrant(f *flag.FlagSet) grantFlags {
 	}
 }
 
-// A grantWish is a grant in the making. Empty lists are filled in when it is
-// known who joins.
-type grantWish struct {
-	Name    string        `json:"name,omitempty"`
-	Roles   []string      `json:"roles,omitempty"`
-	Users   []string      `json:"users,omitempty"`
-	Caps    []string      `json:"caps,omitempty"`
-	Expires time.Duration `json:"device_expires,omitempty"`
-}
-
 // wish checks the flags.
 func (g grantFlags) wish() (w grantWish, err error) {
 	w.Name, w.Expires = *g.name, *g.expires
@@ -78,65 +68,6 @@ func splitList(flag, value string, valid func(string) bool) ([]string, error) {
 		}
 	}
 	return list, nil
-}
-
-// over returns w where it says something, and old elsewhere.
-func (w grantWish) over(old grantWish) grantWish {
-	if w.Name == "" {
-		w.Name = old.Name
-	}
-	if len(w.Roles) == 0 {
-		w.Roles = old.Roles
-	}
-	if len(w.Users) == 0 {
-		w.Users = old.Users
-	}
-	if len(w.Caps) == 0 {
-		w.Caps = old.Caps
-	}
-	if w.Expires == 0 {
-		w.Expires = old.Expires
-	}
-	return w
-}
-
-// grant fills in what was left open: a server, with all that can be done
-// there, for the login that ran join; a pure client may take any login.
-func (w grantWish) grant(login string, now time.Time) (deviceGrant, error) {
-	w = w.over(grantWish{Roles: []string{"server"}, Caps: deviceCaps})
-	if len(w.Users) == 0 {
-		w.Users = []string{"*"}
-		if strings.Contains(strings.Join(w.Roles, ","), "server") {
-			if !validLogin(login) {
-				return deviceGrant{}, withHint(fmt.Errorf("nobody knows which login %s shall have", w.Name), "name it with -users")
-			}
-			w.Users = []string{login}
-		}
-	}
-	var expires int64
-	if w.Expires > 0 {
-		expires = now.Add(w.Expires).Unix()
-	}
-	return newDeviceGrant(w.Name, w.Roles, w.Users, w.Caps, expires), nil
-}
-
-// sayGrant is a grant in one line.
-func sayGrant(roles, users, caps []string, expires int64) string {
-	s := strings.Join(roles, "+") + ", users " + listOr(users, "none")
-	if len(caps) < len(deviceCaps) {
-		s += ", only " + strings.Join(caps, ",")
-	}
-	if expires != 0 {
-		s += ", until " + stmtDate(expires)
-	}
-	return s
-}
-
-func listOr(list []string, none string) string {
-	if len(list) == 0 {
-		return none
-	}
-	return strings.Join(list, ",")
 }
 
 // keepTickets is how long a copy is kept: as long as its bearer may wait for a

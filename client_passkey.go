@@ -7,14 +7,9 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"fmt"
 	"os"
 	"slices"
-	"strings"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // passkeyWord stands in the file signer, where the path of a key could, when
@@ -87,74 +82,6 @@ func (k *passkeySigner) sign(text []byte) (sig recordSig, err error) {
 		return sig.verify(k.lines[i], text)
 	})
 	return sig, err
-}
-
-// sayStatement says what a statement does. Names of devices are those of s.
-func sayStatement(st *statement, s *trustState) (title string, facts []pageFact) {
-	named := func(id deviceID) string {
-		if dev, ok := s.device(id); ok {
-			return dev.name + " (" + string(id) + ")"
-		}
-		return string(id)
-	}
-	grant := func(g deviceGrant) pageFact {
-		return pageFact{"will be", sayGrant(g.roles, g.users, g.caps, g.expires)}
-	}
-	switch b := st.body.(type) {
-	case opGenesis:
-		return "Make the account", saySigners(b.signers)
-	case opDeviceAdd:
-		return "Let the device " + b.grant.name + " in", []pageFact{{"device", string(b.device)}, {"fingerprint", fingerprint(b.keys)}, {"its words", b.keys.deviceWords()}, grant(b.grant)}
-	case opDeviceUpdate:
-		return "Change what " + b.grant.name + " may do", []pageFact{{"device", named(b.device)}, {"name", b.grant.name}, grant(b.grant)}
-	case opDeviceRevoke:
-		for _, id := range b.devices {
-			facts = append(facts, pageFact{"device", named(id)})
-		}
-		return "Throw out, for ever", append(facts, pageFact{"reason", b.reason})
-	case opSignerAdd:
-		return "Let another key sign", saySigners([]signerLine{b.signer})
-	case opSignerRemove:
-		if m, ok := s.member(b.signer); ok {
-			facts = saySigners([]signerLine{m.signerLine})
-		}
-		if b.since != 0 {
-			facts = append(facts, pageFact{"taken back", fmt.Sprintf("what it alone added from record %d on", b.since)})
-		}
-		return "Let a key sign no more", facts
-	case opRecover:
-		facts = append(saySigners(b.signers), pageFact{"removed", "every other signer but the recovery key"})
-		if b.since != 0 {
-			facts = append(facts, pageFact{"taken back", fmt.Sprintf("what they added from record %d on", b.since)})
-		}
-		return "Recover the account", facts
-	}
-	return "Sign " + st.op, nil
-}
-
-func saySigners(list []signerLine) (facts []pageFact) {
-	for _, l := range list {
-		about, print, err := sayKey(l)
-		if err != nil { // no parsed line has such a key
-			about = "?"
-		}
-		facts = append(facts, pageFact{"signer", l.label + ", for " + map[string]string{"d": "devices", "s": "signers", "ds": "devices and signers", "r": "recovery"}[l.powers]},
-			pageFact{"key", about + " " + print})
-	}
-	return facts
-}
-
-// sayKey says what a signer's key is, and its fingerprint.
-func sayKey(l signerLine) (about, print string, err error) {
-	if l.kind == signerWebauthn {
-		sum := sha256.Sum256(l.key)
-		return "passkey of " + strings.Join(l.origins, ", "), "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:]), nil
-	}
-	key, err := parseSSHKeyBlob(l.key)
-	if err != nil {
-		return "", "", err
-	}
-	return key.Type(), ssh.FingerprintSHA256(key), nil
 }
 
 // newPasskey has a passkey made on the page. It has signed nothing yet.

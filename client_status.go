@@ -55,6 +55,8 @@ type statusDevice struct {
 	Expires  *time.Time `json:"expires,omitempty"`
 	Self     bool       `json:"self,omitempty"`
 	Version  string     `json:"version,omitempty"`
+	// Categories are the coordinator's word, and signed by nobody.
+	Categories []string `json:"categories,omitempty"`
 }
 
 type statusLink struct {
@@ -71,16 +73,20 @@ type statusReport struct {
 }
 
 func statusVerb() verb {
-	return verb{name: "status", usage: "[-json] [-v]", summary: "this machine, the coordinator and the account's devices",
+	return verb{name: "status", usage: "[-json] [-v] [-category C]", summary: "this machine, the coordinator and the account's devices",
 		more: "A path is shown for devices that the sessio -device process beside this verb has\na link to; -v shows those links one by one.",
 		bare: true,
 		setup: func(f *flag.FlagSet) verbRun {
 			dir := dirFlag(f)
 			asJSON := f.Bool("json", false, "one JSON object a line")
 			verbose := f.Bool("v", false, "the links too")
+			category := f.String("category", "", "only the devices of a `category`, as the coordinator sorts them")
 			return func(ctx context.Context, p *program, _ operands) error {
 				return withClient(ctx, p, dir, false, func(ctx context.Context, c *client) error {
 					r := c.report(ctx, p.now())
+					if *category != "" {
+						r.devices = slices.DeleteFunc(r.devices, func(d statusDevice) bool { return !slices.Contains(d.Categories, *category) })
+					}
 					if *asJSON {
 						return r.writeJSON(p)
 					}
@@ -98,7 +104,7 @@ func (c *client) report(ctx context.Context, now time.Time) *statusReport {
 	defer stop()
 	a, _ := c.trust.anchor()
 	r := &statusReport{coord: statusCoordinator{Type: "coordinator", Address: a.coordAddr}}
-	var seen map[deviceID]memberStatus
+	var seen map[deviceID]deviceSeen
 	var waiting []pendingJoin
 	err := c.withCoord(ctx, func(cc *coordClient) error {
 		who, err := cc.whoami(ctx)
@@ -121,7 +127,7 @@ func (c *client) report(ctx context.Context, now time.Time) *statusReport {
 
 // askStatus brings the log up to date and asks who is online, and what waits
 // where this machine may know.
-func (c *client) askStatus(ctx context.Context, cc *coordClient, acct acctID) (map[deviceID]memberStatus, []pendingJoin, error) {
+func (c *client) askStatus(ctx context.Context, cc *coordClient, acct acctID) (map[deviceID]deviceSeen, []pendingJoin, error) {
 	if err := fetchInto(ctx, cc, c.trust); err != nil {
 		return nil, nil, err
 	}
@@ -135,9 +141,9 @@ func (c *client) askStatus(ctx context.Context, cc *coordClient, acct acctID) (m
 		return nil, nil, nil // not in the log: it may know nothing more
 	}
 	list, err := cc.devices(ctx, acct)
-	seen := map[deviceID]memberStatus{}
+	seen := map[deviceID]deviceSeen{}
 	for _, d := range list {
-		seen[d.id] = d.status
+		seen[d.id] = d
 	}
 	return seen, waiting, err
 }
@@ -155,7 +161,7 @@ func (c *client) selfStatus(acct acctID, running bool) statusSelf {
 	return s
 }
 
-func (c *client) deviceStatuses(now time.Time, seen map[deviceID]memberStatus, waiting []pendingJoin) (out []statusDevice) {
+func (c *client) deviceStatuses(now time.Time, seen map[deviceID]deviceSeen, waiting []pendingJoin) (out []statusDevice) {
 	for _, dev := range c.trust.state().devices() {
 		d := statusDevice{Type: "device", Name: dev.name, Device: string(dev.id), Roles: dev.roles, Users: dev.users, Signed: true, Self: dev.id == c.id.keys.deviceID()}
 		if dev.expires != 0 {
@@ -163,7 +169,8 @@ func (c *client) deviceStatuses(now time.Time, seen map[deviceID]memberStatus, w
 			d.Expires = &until
 		}
 		if m, ok := seen[dev.id]; ok {
-			d.see(now, m)
+			d.see(now, m.status)
+			d.Categories = m.categories
 		}
 		out = append(out, d)
 	}
@@ -214,9 +221,14 @@ func (r *statusReport) writeText(p *program, verbose bool, now time.Time) error 
 		fmt.Fprintf(p.out, "              %s\n", printable(r.coord.Error))
 	}
 	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "\nDEVICE\tSTATE\tROLES\tSIGNED\tVERSION\tPATH")
+	sorted := slices.ContainsFunc(r.devices, func(d statusDevice) bool { return len(d.Categories) > 0 })
+	fmt.Fprintln(w, "\nDEVICE\tSTATE\tROLES\tSIGNED\tVERSION\tPATH"+strings.Repeat("\tCATEGORIES", int(boolByte(sorted))))
 	for _, d := range r.devices {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(d.Name), d.stateText(now), dash(strings.Join(d.Roles, ",")), d.signedText(now), dash(printable(d.Version)), r.pathText(d.Device))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s", printable(d.Name), d.stateText(now), dash(strings.Join(d.Roles, ",")), d.signedText(now), dash(printable(d.Version)), r.pathText(d.Device))
+		if sorted {
+			fmt.Fprintf(w, "\t%s", dash(strings.Join(d.Categories, ",")))
+		}
+		fmt.Fprintln(w)
 	}
 	if err := w.Flush(); err != nil || !verbose {
 		return err

@@ -343,8 +343,8 @@ func (c *coordClient) append(ctx context.Context, acct acctID, record []byte) er
 }
 
 // ticket lets the bearer of secret join within life.
-func (c *coordClient) ticket(ctx context.Context, acct acctID, secret ticketSecret, life time.Duration) error {
-	_, err := c.ask(ctx, opTicket, &ticketMsg{acct, hashTicket(secret), uint32(life / time.Second)})
+func (c *coordClient) ticket(ctx context.Context, acct acctID, secret ticketSecret, life time.Duration, categories []string) error {
+	_, err := c.ask(ctx, opTicket, &ticketMsg{acct, hashTicket(secret), uint32(life / time.Second), categories})
 	return err
 }
 

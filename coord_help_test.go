@@ -147,7 +147,7 @@ func (s *coordTestServer) advance(d time.Duration) {
 
 func (s *coordTestServer) create(a *coordTestAcct) {
 	s.t.Helper()
-	if _, err := s.store.create(s.store.unusedClaim(), a.log, s.now()); err != nil {
+	if _, err := s.store.create(s.store.unusedClaim(), a.log, new(ownerState), s.now()); err != nil {
 		s.t.Fatal(err)
 	}
 	acct, err := s.store.account(a.id())

@@ -35,11 +35,11 @@ func coordKillWrite(t *testing.T, s *coordStore) {
 		}
 		fmt.Println(what, a.id(), n)
 	}
-	acct, err := s.create(claimSecret{}, a.log, coordTestNow)
+	acct, err := s.create(claimSecret{}, a.log, new(ownerState), coordTestNow)
 	must(err, "log", a.state.seq())
 	for i := range 3 {
 		ticket := ticketHash{byte(i)}
-		must(acct.addTicket(ticket, ticketLife, coordTestNow), "ticket", uint64(i))
+		must(acct.addTicket(ticket, ticketLife, ticketWish{}, coordTestNow), "ticket", uint64(i))
 		keys := presTestIdentity(t).keys
 		_, err := acct.join(pendingJoin{keys: keys, ticket: ticket, time: coordTestNow.Unix()}, coordTestNow)
 		must(err, "join", uint64(i))

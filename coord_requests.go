@@ -97,7 +97,7 @@ func (s *coordServer) create(m *createMsg) (*headMsg, error) {
 	if s.store.signup == signupOpen && !s.strangers.take(s.now(), strangerGap, strangerBurst) {
 		return nil, errBusy
 	}
-	a, err := s.store.create(m.claim, m.records, s.now())
+	a, err := s.store.create(m.claim, m.records, new(ownerState), s.now())
 	if err != nil {
 		return nil, err
 	}
@@ -257,7 +257,11 @@ func (s *coordServer) ticket(peer *coordPeer, m *ticketMsg) error {
 	if err != nil {
 		return err
 	}
-	return a.addTicket(m.ticket, time.Duration(m.seconds)*time.Second, s.now())
+	list, err := checkCategories(m.categories)
+	if err != nil {
+		return err
+	}
+	return a.addTicket(m.ticket, time.Duration(m.seconds)*time.Second, ticketWish{Categories: list}, s.now())
 }
 
 func (s *coordServer) join(peer *coordPeer, m *joinMsg) (*joinedMsg, error) {
@@ -299,8 +303,9 @@ func (s *coordServer) devices(peer *coordPeer, m *acctMsg) (*devicesMsg, error) 
 		return nil, errDenied
 	}
 	var msg devicesMsg
+	sorted := a.ownerNow().Categories
 	for _, d := range state.devices() {
-		msg.devices = append(msg.devices, deviceSeen{d.id, s.presence.status(s.now(), a.id, d.id)})
+		msg.devices = append(msg.devices, deviceSeen{d.id, s.presence.status(s.now(), a.id, d.id), sorted[d.id]})
 	}
 	return &msg, nil
 }

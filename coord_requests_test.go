@@ -32,7 +32,7 @@ func newCoordRightsTest(t *testing.T) *coordRightsTest {
 	a.revoke(rt.peers["revoked"].deviceID())
 	rt.create(a)
 	secret := ticketSecret{1}
-	rt.mustAsk("client", opTicket, &ticketMsg{a.id(), hashTicket(secret), 900})
+	rt.mustAsk("client", opTicket, &ticketMsg{a.id(), hashTicket(secret), 900, nil})
 	rt.mustAsk("waiting", opJoin, rt.joinMsg("waiting", secret))
 	rt.advance(time.Second)
 	return rt
@@ -75,7 +75,7 @@ func TestCoordRights(t *testing.T) {
 			"client": "-", "server": "-", "revoked": "denied", "expired": "denied", "waiting": "denied", "stranger": "denied", "other path key": "denied"}},
 		{"pending", opPending, func() payload { return &acctMsg{id} }, map[string]string{
 			"client": "-", "server": "role", "revoked": "revoked", "expired": "expired", "waiting": "denied", "stranger": "denied", "other path key": "denied"}},
-		{"ticket", opTicket, func() payload { return &ticketMsg{id, ticketHash{7}, 900} }, map[string]string{
+		{"ticket", opTicket, func() payload { return &ticketMsg{id, ticketHash{7}, 900, nil} }, map[string]string{
 			"client": "-", "server": "role", "revoked": "revoked", "expired": "expired", "waiting": "denied", "stranger": "denied", "other path key": "denied"}},
 		{"append", opAppend, next, map[string]string{
 			"server": "role", "revoked": "revoked", "expired": "expired", "waiting": "denied", "stranger": "denied", "other path key": "denied", "client": "-"}},
@@ -261,7 +261,7 @@ func TestCoordJoinUsesTicketUp(t *testing.T) {
 	for _, name := range []string{"second", "third"} {
 		rt.peers[name] = presTestIdentity(t).keys
 	}
-	rt.mustAsk("client", opTicket, &ticketMsg{id, hashTicket(secret), 900})
+	rt.mustAsk("client", opTicket, &ticketMsg{id, hashTicket(secret), 900, nil})
 	for range 2 { // and again, for a lost answer
 		joined, err := parseJoined(rt.mustAsk("second", opJoin, rt.joinMsg("second", secret)))
 		if err != nil || joined.signed || joined.head.seq != rt.acct.state.seq() {
@@ -295,8 +295,8 @@ func TestCoordJoinUsesTicketUp(t *testing.T) {
 func TestCoordTicketLivesFifteenMinutes(t *testing.T) {
 	rt := newCoordRightsTest(t)
 	id := rt.acct.id()
-	rt.mustAsk("client", opTicket, &ticketMsg{id, hashTicket(ticketSecret{2}), 1 << 31})
-	rt.mustAsk("client", opTicket, &ticketMsg{id, hashTicket(ticketSecret{3}), 60})
+	rt.mustAsk("client", opTicket, &ticketMsg{id, hashTicket(ticketSecret{2}), 1 << 31, nil})
+	rt.mustAsk("client", opTicket, &ticketMsg{id, hashTicket(ticketSecret{3}), 60, nil})
 	rt.advance(61 * time.Second)
 	if _, code := rt.ask(rt.peers["stranger"], opJoin, rt.joinMsg("stranger", ticketSecret{3})); code != "ticket-unknown" {
 		t.Errorf("a ticket of a minute after 61 s: %q", code)
@@ -311,10 +311,10 @@ func TestCoordWaitingIsBounded(t *testing.T) {
 	rt := newCoordRightsTest(t)
 	id := rt.acct.id()
 	for i := range maxTickets {
-		rt.mustAsk("client", opTicket, &ticketMsg{id, hashTicket(ticketSecret{5, byte(i)}), 900})
+		rt.mustAsk("client", opTicket, &ticketMsg{id, hashTicket(ticketSecret{5, byte(i)}), 900, nil})
 	}
-	rt.mustAsk("client", opTicket, &ticketMsg{id, hashTicket(ticketSecret{5, 0}), 900}) // known already
-	if _, code := rt.ask(rt.peers["client"], opTicket, &ticketMsg{id, ticketHash{6}, 900}); code != "limit" {
+	rt.mustAsk("client", opTicket, &ticketMsg{id, hashTicket(ticketSecret{5, 0}), 900, nil}) // known already
+	if _, code := rt.ask(rt.peers["client"], opTicket, &ticketMsg{id, ticketHash{6}, 900, nil}); code != "limit" {
 		t.Errorf("one ticket more than %d: %q", maxTickets, code)
 	}
 	for i := range maxPending { // one waits already

@@ -7,6 +7,7 @@ package main
 // 	<dir>/accounts/<acct>/log     records, as devices keep them
 // 	<dir>/accounts/<acct>/claim   hash of the claim that made the account
 // 	<dir>/accounts/<acct>/waiting its tickets, and who waits for a signature
+// 	<dir>/accounts/<acct>/owner   who signs in to the page: coord_owner.go
 //
 // An account's directory is whole or absent. What has been answered survives
 // kill -9 and power loss. Every record is judged by the same apply as on the
@@ -23,6 +24,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -57,12 +59,14 @@ type coordStore struct {
 	claim    claimSecret              // guarded by mu: zero = used or none
 	accounts map[acctID]*coordAccount // guarded by mu
 	broken   map[acctID]error         // guarded by mu: could not be read at start
+
+	signinKeys map[string]acctID // guarded by mu: the account of each passkey that signs in, by its id
 }
 
 // openCoordStore opens or makes the store in dir. An account that cannot be
 // read is reported to logf and refused later; the others go on.
 func openCoordStore(dir, signup string, logf func(format string, args ...any)) (*coordStore, error) {
-	s := &coordStore{dir: dir, signup: signup, accounts: map[acctID]*coordAccount{}, broken: map[acctID]error{}}
+	s := &coordStore{dir: dir, signup: signup, accounts: map[acctID]*coordAccount{}, broken: map[acctID]error{}, signinKeys: map[string]acctID{}}
 	if err := os.MkdirAll(s.accountsDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("coordinator's store: %w", err)
 	}
@@ -87,6 +91,10 @@ func openCoordStore(dir, signup string, logf func(format string, args ...any)) (
 			delete(s.accounts, id)
 			s.broken[id] = err
 			logf("account %s: %v", id, err)
+			continue
+		}
+		for _, k := range s.accounts[id].owner.Keys {
+			s.signinKeys[string(k.ID)] = id
 		}
 	}
 	if err := s.openClaim(); err != nil {
@@ -180,9 +188,10 @@ func (s *coordStore) account(id acctID) (*coordAccount, error) {
 	return nil, errDenied
 }
 
-// create makes an account of its first records. Made already, by the same
-// records, is well: the answer may have been lost.
-func (s *coordStore) create(claim claimSecret, records [][]byte, now time.Time) (*coordAccount, error) {
+// create makes an account of its first records, and of who signs in to it, which
+// may be empty. Made already, by the same records, is well: the answer may have
+// been lost.
+func (s *coordStore) create(claim claimSecret, records [][]byte, owner *ownerState, now time.Time) (*coordAccount, error) {
 	if len(records) == 0 {
 		return nil, coded("record-malformed", "an account without records")
 	}
@@ -208,11 +217,14 @@ func (s *coordStore) create(claim claimSecret, records [][]byte, now time.Time) 
 			return nil, err
 		}
 	}
-	a := &coordAccount{id: id, dir: filepath.Join(s.accountsDir(), id.String()), state: state}
+	a := &coordAccount{id: id, dir: filepath.Join(s.accountsDir(), id.String()), state: state, owner: owner}
 	if err := s.writeAccount(a, claim, records); err != nil {
 		return nil, fmt.Errorf("writing a new account: %w", err)
 	}
 	s.accounts[id] = a
+	for _, k := range owner.Keys {
+		s.signinKeys[string(k.ID)] = id
+	}
 	if s.signup == signupClaim {
 		// Should this fail, the next start removes the claim: until then it
 		// is forgotten.
@@ -251,6 +263,15 @@ func (s *coordStore) writeAccount(a *coordAccount, claim claimSecret, records []
 	}
 	if err := errors.Join(log.append(records...), log.close()); err != nil {
 		return err
+	}
+	if len(a.owner.Keys) > 0 {
+		b, err := json.Marshal(a.owner)
+		if err == nil {
+			err = replaceFile(filepath.Join(tmp, "owner"), append(b, '\n'), 0o600)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if s.signup == signupClaim {
 		if err := replaceFile(filepath.Join(tmp, "claim"), []byte(claimHash(claim)), 0o600); err != nil {
@@ -295,6 +316,7 @@ type coordAccount struct {
 	mu    sync.Mutex
 	state *trustState // guarded by mu; what it points to never changes
 	wait  waitingList // guarded by mu
+	owner *ownerState // guarded by mu; what it points to never changes
 
 	publish sync.Mutex // see coordServer.publish
 }
@@ -346,6 +368,9 @@ func openCoordAccount(dir string, id acctID, logf func(string, ...any)) (*coordA
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		logf("account %s: %v: tickets and waiting machines are forgotten", id, err)
+	}
+	if err := a.loadOwner(); err != nil {
+		return nil, fmt.Errorf("%s: %w", a.ownerFile(), err)
 	}
 	return a, nil
 }
@@ -459,8 +484,9 @@ func (a *coordAccount) writeRecordLocked(raw []byte) error {
 	return errors.Join(err, log.close())
 }
 
-// addTicket lets the bearer of a secret join within life.
-func (a *coordAccount) addTicket(hash ticketHash, life time.Duration, now time.Time) error {
+// addTicket lets the bearer of a secret join within life. What it is made for is
+// known before it is good.
+func (a *coordAccount) addTicket(hash ticketHash, life time.Duration, wish ticketWish, now time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w := a.waitingLocked(now)
@@ -469,6 +495,9 @@ func (a *coordAccount) addTicket(hash ticketHash, life time.Duration, now time.T
 	}
 	if len(w.tickets) >= maxTickets {
 		return coded("limit", "%d tickets are waiting to be used", len(w.tickets))
+	}
+	if err := a.keepWishLocked(hash, wish, now); err != nil {
+		return err
 	}
 	w.tickets = append(w.tickets, waitingTicket{hash, now.Add(min(life, ticketLife)).Unix()})
 	return a.setWaitingLocked(w)
@@ -498,6 +527,9 @@ func (a *coordAccount) join(j pendingJoin, now time.Time) (signed bool, err erro
 	default:
 		w.joins = append(w.joins, j)
 		w.tickets = slices.Delete(w.tickets, ticket, ticket+1)
+	}
+	if err := a.sortLocked(j, now); err != nil {
+		return false, err
 	}
 	return false, a.setWaitingLocked(w)
 }

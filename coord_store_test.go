@@ -52,29 +52,29 @@ func TestCoordStoreClaim(t *testing.T) {
 	}
 	a, b := newCoordTestAcct(t, presTestIdentity(t).keys), newCoordTestAcct(t, presTestIdentity(t).keys)
 	for _, wrong := range []claimSecret{{}, {1}} {
-		if _, err := s.create(wrong, a.log, coordTestNow); codeOf(err) != "claim-unknown" {
+		if _, err := s.create(wrong, a.log, new(ownerState), coordTestNow); codeOf(err) != "claim-unknown" {
 			t.Errorf("claim %x: %v", wrong, err)
 		}
 	}
 	for range 2 { // and again, for a lost answer
-		if _, err := s.create(claim, a.log, coordTestNow); err != nil {
+		if _, err := s.create(claim, a.log, new(ownerState), coordTestNow); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.create(claim, b.log, coordTestNow); codeOf(err) != "claim-unknown" {
+	if _, err := s.create(claim, b.log, new(ownerState), coordTestNow); codeOf(err) != "claim-unknown" {
 		t.Errorf("a second account by one claim: %v", err)
 	}
 	s = coordTestOpen(t, dir, signupClaim)
 	if s.unusedClaim() != (claimSecret{}) {
 		t.Error("the used claim came back, or a new one was drawn")
 	}
-	if _, err := s.create(claimSecret{}, b.log, coordTestNow); codeOf(err) != "claim-unknown" {
+	if _, err := s.create(claimSecret{}, b.log, new(ownerState), coordTestNow); codeOf(err) != "claim-unknown" {
 		t.Errorf("an account by no claim: %v", err)
 	}
-	if _, err := coordTestOpen(t, dir, signupClosed).create(claim, b.log, coordTestNow); codeOf(err) != "signup-closed" {
+	if _, err := coordTestOpen(t, dir, signupClosed).create(claim, b.log, new(ownerState), coordTestNow); codeOf(err) != "signup-closed" {
 		t.Errorf("where nobody may sign up: %v", err)
 	}
-	if _, err := coordTestOpen(t, dir, signupOpen).create(claimSecret{}, b.log, coordTestNow); err != nil {
+	if _, err := coordTestOpen(t, dir, signupOpen).create(claimSecret{}, b.log, new(ownerState), coordTestNow); err != nil {
 		t.Errorf("where anyone may sign up: %v", err)
 	}
 }
@@ -92,17 +92,17 @@ func TestCoordStoreCreateAllOrNothing(t *testing.T) {
 		"a bad signature":  {a.log[0], append(bytes.Clone(a.log[1][:len(a.log[1])-1]), a.log[1][len(a.log[1])-1]^1)},
 		"genesis is wrong": {append(bytes.Clone(a.log[0][:len(a.log[0])-1]), a.log[0][len(a.log[0])-1]^1)},
 	} {
-		if _, err := s.create(s.unusedClaim(), records, coordTestNow); err == nil {
+		if _, err := s.create(s.unusedClaim(), records, new(ownerState), coordTestNow); err == nil {
 			t.Errorf("%s: an account was made", name)
 		}
 	}
 	if files := coordTestFiles(t, dir); !reflect.DeepEqual(files, []string{"claim"}) || len(s.list()) != 0 {
 		t.Errorf("left behind: %v", files)
 	}
-	if _, err := s.create(s.unusedClaim(), a.log[:1], coordTestNow); err != nil {
+	if _, err := s.create(s.unusedClaim(), a.log[:1], new(ownerState), coordTestNow); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.create(claimSecret{}, a.log, coordTestNow); codeOf(err) != "stale-head" {
+	if _, err := s.create(claimSecret{}, a.log, new(ownerState), coordTestNow); codeOf(err) != "stale-head" {
 		t.Errorf("made again with a record more: %v", err)
 	}
 }
@@ -113,11 +113,11 @@ func TestCoordStoreAfterKills(t *testing.T) {
 	s := coordTestOpen(t, dir, signupClaim)
 	claim := s.unusedClaim()
 	a := newCoordTestAcct(t, presTestIdentity(t).keys)
-	acct, err := s.create(claim, a.log, coordTestNow)
+	acct, err := s.create(claim, a.log, new(ownerState), coordTestNow)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := acct.addTicket(ticketHash{1}, ticketLife, coordTestNow); err != nil {
+	if err := acct.addTicket(ticketHash{1}, ticketLife, ticketWish{}, coordTestNow); err != nil {
 		t.Fatal(err)
 	}
 	write := func(name, text string) {
@@ -168,7 +168,7 @@ func TestCoordStoreDamagedAccountStopsNoOther(t *testing.T) {
 	var accts []*coordTestAcct
 	for range 3 {
 		a := newCoordTestAcct(t, presTestIdentity(t).keys)
-		if _, err := s.create(claimSecret{}, a.log, coordTestNow); err != nil {
+		if _, err := s.create(claimSecret{}, a.log, new(ownerState), coordTestNow); err != nil {
 			t.Fatal(err)
 		}
 		accts = append(accts, a)
@@ -199,7 +199,7 @@ func TestCoordStoreDamagedAccountStopsNoOther(t *testing.T) {
 	if len(said) != 2 {
 		t.Errorf("reported: %q", said)
 	}
-	if _, err := s.create(claimSecret{}, accts[0].log, coordTestNow); codeOf(err) != "log-corrupt" {
+	if _, err := s.create(claimSecret{}, accts[0].log, new(ownerState), coordTestNow); codeOf(err) != "log-corrupt" {
 		t.Errorf("made again over what is damaged: %v", err)
 	}
 }
@@ -208,7 +208,7 @@ func TestCoordStoreDamagedWaitingList(t *testing.T) {
 	dir := t.TempDir()
 	s := coordTestOpen(t, dir, signupOpen)
 	a := newCoordTestAcct(t, presTestIdentity(t).keys)
-	acct, err := s.create(claimSecret{}, a.log, coordTestNow)
+	acct, err := s.create(claimSecret{}, a.log, new(ownerState), coordTestNow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +229,7 @@ func TestCoordStoreDamagedWaitingList(t *testing.T) {
 func TestCoordAppendToChangedLog(t *testing.T) {
 	s := coordTestOpen(t, t.TempDir(), signupOpen)
 	a := newCoordTestAcct(t, presTestIdentity(t).keys)
-	acct, err := s.create(claimSecret{}, a.log, coordTestNow)
+	acct, err := s.create(claimSecret{}, a.log, new(ownerState), coordTestNow)
 	if err != nil {
 		t.Fatal(err)
 	}

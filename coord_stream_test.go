@@ -95,7 +95,7 @@ func TestCoordEndToEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	secret := ticketSecret{7}
-	if err := lc.ticket(ctx, owner.id(), secret, ticketLife); err != nil {
+	if err := lc.ticket(ctx, owner.id(), secret, ticketLife, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ac.fetchAll(ctx, owner.id(), 0, nil); codeOf(err) != "denied" {
@@ -229,7 +229,7 @@ func TestCoordManyAtOnce(t *testing.T) {
 	nt.create(owner)
 	lc := nt.dial(laptop)
 	secret := ticketSecret{1}
-	if err := lc.ticket(ctx, owner.id(), secret, ticketLife); err != nil {
+	if err := lc.ticket(ctx, owner.id(), secret, ticketLife, nil); err != nil {
 		t.Fatal(err)
 	}
 	var all sync.WaitGroup

@@ -45,6 +45,8 @@ const (
 	// maxCreateRecords bounds the records that make an account: genesis and
 	// what adds the first devices.
 	maxCreateRecords = 8
+	// maxCategories bounds the categories of one device.
+	maxCategories = 8
 	// maxErrorText bounds an error's text, in bytes.
 	maxErrorText = 1 << 10
 )
@@ -212,16 +214,22 @@ func parseAppend(b []byte) (*appendMsg, error) { return parseFields(b, new(appen
 //	acct     32 bytes
 //	ticket   32 bytes  see hashTicket
 //	seconds  4 bytes   that it is good for
+//	sorted   1 byte count, at most maxCategories, then each 1 byte length and
+//	         text: categories of the device; may be missing
 type ticketMsg struct {
-	acct    acctID
-	ticket  ticketHash
-	seconds uint32
+	acct       acctID
+	ticket     ticketHash
+	seconds    uint32
+	categories []string
 }
 
 func (m *ticketMsg) fields(c *codec) {
 	c.fixed(m.acct[:])
 	c.fixed(m.ticket[:])
 	m.seconds = uint32(c.uint(uint64(m.seconds), 4))
+	if c.more() {
+		c.categories(&m.categories)
+	}
 }
 
 func (m *ticketMsg) append(b []byte) []byte       { return appendFields(b, m) }
@@ -351,8 +359,9 @@ func parsePending(b []byte) (*pendingMsg, error) { return parseFields(b, new(pen
 //	addr    18 bytes
 //	build   1 byte length and text
 type deviceSeen struct {
-	id     deviceID
-	status memberStatus
+	id         deviceID
+	status     memberStatus
+	categories []string // not among the fields: see devicesMsg
 }
 
 func (m *deviceSeen) fields(c *codec) {
@@ -374,10 +383,26 @@ func (m *deviceSeen) fields(c *codec) {
 // A devicesMsg lists the devices of an account.
 //
 //	devices  2 bytes count, then each
+//	sorted   for each in the same order, 1 byte count, at most maxCategories,
+//	         then each 1 byte length and text: its categories; may be missing
 type devicesMsg struct{ devices []deviceSeen }
 
 func (m *devicesMsg) fields(c *codec) {
 	listed(c, &m.devices, 2, 1<<16-1, "devices", func(d *deviceSeen) { d.fields(c) })
+	for i := range m.devices {
+		if c.more() {
+			c.categories(&m.devices[i].categories)
+		}
+	}
+}
+
+// categories are names that sort a device.
+func (c *codec) categories(list *[]string) {
+	listed(c, list, 1, maxCategories, "categories", func(s *string) {
+		if *s = c.text(*s, 1, 255); c.reading && c.err == nil && !validName(*s) {
+			c.fail("%q is no name of a category", *s)
+		}
+	})
 }
 
 func (m *devicesMsg) append(b []byte) []byte     { return appendFields(b, m) }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -54,7 +55,9 @@ var coordWireTests = []struct {
 		"0000000000000001" + coordTestB + "01 00000001 05"},
 	{"no records", &fetchedMsg{head: headMsg{1, coordTest32(0xbb)}}, coordTestParsers[4], "0000000000000001" + coordTestB + "00"},
 	{"append", &appendMsg{coordTest32(0xaa), []byte{6}}, coordTestParsers[5], coordTestA + "00000001 06"},
-	{"ticket", &ticketMsg{coordTest32(0xaa), coordTest32(0xbb), 900}, coordTestParsers[6], coordTestA + coordTestB + "00000384"},
+	{"ticket", &ticketMsg{acct: coordTest32(0xaa), ticket: coordTest32(0xbb), seconds: 900}, coordTestParsers[6], coordTestA + coordTestB + "00000384 00"},
+	{"ticket for a category", &ticketMsg{coordTest32(0xaa), coordTest32(0xbb), 900, []string{"lab", "pi"}}, coordTestParsers[6],
+		coordTestA + coordTestB + "00000384 02 03 6c6162 02 7069"},
 	{"join", &joinMsg{coordTest32(0xaa), coordTest32(0xbb), "attic", "root", coordTest32(0xcc)}, coordTestParsers[7],
 		coordTestA + coordTestB + "05 6174746963 04 726f6f74" + coordTestC},
 	{"joined", &joinedMsg{true, headMsg{2, coordTest32(0xbb)}}, coordTestParsers[8], "01 0000000000000002" + coordTestB},
@@ -64,12 +67,15 @@ var coordWireTests = []struct {
 		"a", "", coordTest32(0xdd), 5, coordTestAddr}}}, coordTestParsers[10],
 		"01" + coordTestA + coordTestB + coordTestC + "01 61 00" + coordTestD + "0000000000000005" + coordTestAddrX},
 	{"devices", &devicesMsg{[]deviceSeen{
-		{deviceID("d" + strings.Repeat("a", 25)), memberStatus{true, true, 3, "1.0", coordTestAddr}},
-		{deviceID("d" + strings.Repeat("b", 25)), memberStatus{silent: never}}}}, coordTestParsers[11],
+		{deviceID("d" + strings.Repeat("a", 25)), memberStatus{true, true, 3, "1.0", coordTestAddr}, []string{"lab"}},
+		{deviceID("d" + strings.Repeat("b", 25)), memberStatus{silent: never}, nil}}}, coordTestParsers[11],
 		"0002" + "64" + strings.Repeat("61", 25) + "03 0000000000000003" + coordTestAddrX + "03 312e30" +
-			"64" + strings.Repeat("62", 25) + "00 ffffffffffffffff" + strings.Repeat("00", 18) + "00"},
+			"64" + strings.Repeat("62", 25) + "00 ffffffffffffffff" + strings.Repeat("00", 18) + "00" + "01 03 6c6162 00"},
 	{"whoami", &whoamiMsg{coordTestAddr, 1_800_000_000}, coordTestParsers[12], coordTestAddrX + "000000006b49d200"},
 }
+
+// coordTestEnds are lengths at which messages ended before fields were added.
+var coordTestEnds = map[string][]int{"ticket": {68}, "ticket for a category": {68}, "devices": {113, 118}}
 
 func TestCoordWireBytes(t *testing.T) {
 	for _, tt := range coordWireTests {
@@ -84,7 +90,7 @@ func TestCoordWireBytes(t *testing.T) {
 			}
 		}
 		for n := range want {
-			if m, err := tt.parse(want[:n]); err == nil {
+			if m, err := tt.parse(want[:n]); err == nil && !slices.Contains(coordTestEnds[tt.name], n) {
 				t.Errorf("%s: first %d bytes parse as %+v", tt.name, n, m)
 			}
 		}

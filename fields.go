@@ -50,6 +50,10 @@ func (c *codec) fail(format string, args ...any) {
 	}
 }
 
+// more reports whether fields go on: a message from before they were added ends
+// here.
+func (c *codec) more() bool { return !c.reading || c.err == nil && !c.in.Empty() }
+
 // fixed is a field of as many bytes as v has.
 func (c *codec) fixed(v []byte) {
 	if !c.reading {

@@ -100,6 +100,9 @@ func (k publicKeys) coordID() coordID {
 	return coordID(base32Lower.EncodeToString(h[:]))
 }
 
+// fingerprint is a device's identity as ssh-keygen -l shows it.
+func fingerprint(k publicKeys) string { return ssh.FingerprintSHA256(k.sshKey()) }
+
 // acctWords are 6 words, headWords 4: the first 12 and 8 bytes.
 func acctWords(a acctID) string      { return words(a[:12]) }
 func headWords(head [32]byte) string { return words(head[:8]) }

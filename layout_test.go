@@ -27,7 +27,7 @@ var layout = []string{
 	// what all else stands on
 	"errs", "self", "ids", "fields", "os lock", "flatfile", "identity",
 	// the trust log: bytes, state, disk, exchange
-	"cose", "webauthn", "sshsig trust_ops trust_stmt", "trust trust_rules", "trust_build", "trust_fork", "trust_store trust_load", "trust_exchange",
+	"cose", "webauthn", "sshsig trust_ops trust_stmt", "trust trust_rules", "trust_build trust_say", "trust_fork", "trust_store trust_load", "trust_exchange",
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "portmap_wire", "portmap_text", "portmap_ask portmap", "reached", "punch punch_tries punch_watch punch_rank punch_hard", "coord_talk", "natkind", "netwatch",
 	// the SSH server
@@ -37,7 +37,7 @@ var layout = []string{
 	// links
 	"names", "stream", "peers", "link", "node node_handshakes", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "device",
 	// the coordinator
-	"coord_store coord_requests", "coord_stream", "coord_http", "coord_sockets", "coord",
+	"web", "coord_store coord_owner coord_requests", "coord_stream", "coord_http", "coord_sockets", "coord",
 	// the verbs
 	"term ssh_client client_session client_tty", "client_grant", "client", "passkey_page", "cli", "client_act client_passkey", "client_run", "client_forward",
 	"client_sign", "client_account", "client_trust", "client_signers", "client_status", "client_sessions", "netcheck netcheck_report", "client_netcheck", "roles main",
@@ -45,7 +45,7 @@ var layout = []string{
 
 // importers names, for a package that few files may know, those files.
 var importers = map[string][]string{
-	"net/http":    {"coord_http", "passkey_page"},
+	"net/http":    {"web", "coord_http", "passkey_page"},
 	"os/exec":     {"ssh_child"},
 	"crypto/x509": {"identity", "client_act"}, // certificates; a wrong passphrase
 }

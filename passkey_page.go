@@ -10,7 +10,6 @@ import (
 	"context"
 	"crypto/rand"
 	_ "embed"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,9 +38,6 @@ const (
 
 //go:embed page/sign.html
 var signHTML []byte
-
-//go:embed page/sign.css
-var signCSS []byte
 
 //go:embed page/sign.js
 var signJS []byte
@@ -76,19 +72,6 @@ type pageStep struct {
 	Credentials []string   `json:"credentials,omitempty"`
 	UserID      string     `json:"userId,omitempty"`
 	UserName    string     `json:"userName,omitempty"`
-}
-
-// A pageFact is what something is called, and what it is.
-type pageFact [2]string
-
-// A pageAnswer is what the browser sends: a claim, until it has been checked.
-type pageAnswer struct {
-	N           int    `json:"n"`
-	ID          string `json:"id"`
-	ClientData  string `json:"clientData"`
-	Attestation string `json:"attestation"`
-	AuthData    string `json:"authData"`
-	Signature   string `json:"signature"`
 }
 
 // A signPage is the page while it is served.
@@ -205,16 +188,10 @@ func (s *signPage) close(title, about string) {
 	s.serves.Wait()
 }
 
-// pagePolicy lets the page load what is its own, and nothing show it in a frame.
-const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-
 // serve answers requests that name exactly this page: another name that leads
 // here is somebody else's page.
 func (s *signPage) serve(w http.ResponseWriter, r *http.Request) {
-	for k, v := range map[string]string{"Content-Security-Policy": pagePolicy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
-		"Cache-Control": "no-store", "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin"} {
-		w.Header().Set(k, v)
-	}
+	pageHeaders(w)
 	rest, ok := strings.CutPrefix(r.URL.Path, s.path)
 	switch {
 	case "http://"+r.Host != s.origin:
@@ -228,25 +205,16 @@ func (s *signPage) serve(w http.ResponseWriter, r *http.Request) {
 	case rest == "step":
 		s.next(w, r)
 	default:
-		servePageFile(w, rest)
+		servePageFile(w, signFiles, rest)
 	}
 }
 
-func servePageFile(w http.ResponseWriter, name string) {
-	kind, body := "", []byte(nil)
-	switch name {
-	case "":
-		kind, body = "text/html; charset=utf-8", signHTML
-	case "sign.css":
-		kind, body = "text/css; charset=utf-8", signCSS
-	case "sign.js":
-		kind, body = "text/javascript; charset=utf-8", signJS
-	default:
-		http.Error(w, "There is nothing here.", http.StatusNotFound)
-		return
-	}
-	w.Header().Set("Content-Type", kind)
-	w.Write(body) // an error means that the browser has gone
+// signFiles are the page's.
+var signFiles = map[string]pageFile{
+	"":           {"text/html; charset=utf-8", signHTML},
+	"page.css":   {"text/css; charset=utf-8", pageCSS},
+	"passkey.js": {"text/javascript; charset=utf-8", passkeyJS},
+	"sign.js":    {"text/javascript; charset=utf-8", signJS},
 }
 
 // next tells the step, or waits for another than the page has.
@@ -317,36 +285,4 @@ func (s *signPage) answer(w http.ResponseWriter, r *http.Request) {
 	}
 	s.check = nil
 	s.result <- err
-}
-
-// A pageErrorOut is why not, for the page to show.
-type pageErrorOut struct {
-	Error string `json:"error"`
-	Code  string `json:"code,omitempty"`
-	Hint  string `json:"hint,omitempty"`
-}
-
-func pageError(w http.ResponseWriter, status int, err error) {
-	pageJSON(w, status, pageErrorOut{err.Error(), codeOf(err), hintOf(err)})
-}
-
-func pageJSON(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(v) // an error means that the browser has gone
-}
-
-// b64url is how the page and the program write bytes.
-var b64url = base64.RawURLEncoding
-
-// unb64url reads each text, in order; an error names nothing, for it is shown.
-func unb64url(texts ...string) (out [][]byte, err error) {
-	for _, t := range texts {
-		b, err := b64url.DecodeString(t)
-		if err != nil {
-			return nil, errors.New("the answer is not in base64url")
-		}
-		out = append(out, b)
-	}
-	return out, nil
 }

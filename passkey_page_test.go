@@ -81,7 +81,7 @@ func TestSignPageAnswersItsOwnPageAlone(t *testing.T) {
 	}{
 		{"the page", "GET", s.path, "", nil, 200},
 		{"its script", "GET", s.path + "sign.js", "", nil, 200},
-		{"its style", "GET", s.path + "sign.css", "", nil, 200},
+		{"its style", "GET", s.path + "page.css", "", nil, 200},
 		{"its step", "GET", s.path + "step?after=0", "", nil, 200},
 		{"no path", "GET", "/", "", nil, 404},
 		{"another path", "GET", "/" + strings.Repeat("a", 26) + "/", "", nil, 404},
@@ -107,7 +107,7 @@ func TestSignPageAnswersItsOwnPageAlone(t *testing.T) {
 			t.Errorf("%s: headers %v", c.what, h)
 		}
 	}
-	if n := len(signHTML) + len(signCSS) + len(signJS); n > 20<<10 {
+	if n := len(signHTML) + len(pageCSS) + len(signJS); n > 20<<10 {
 		t.Errorf("the page has %d bytes", n)
 	}
 }

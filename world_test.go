@@ -205,7 +205,7 @@ func (w *testWorld) join(name string) *testMachine {
 	m := w.machine(name)
 	secret := ticketSecret([]byte("ticket for " + (name + "     "))[:16])
 	w.laptop.withCoord(func(ctx context.Context, c *coordClient) error {
-		return c.ticket(ctx, w.acct(), secret, time.Minute)
+		return c.ticket(ctx, w.acct(), secret, time.Minute, nil)
 	})
 	m.withCoord(func(ctx context.Context, c *coordClient) error {
 		_, err := c.join(ctx, m.id.keys, w.acct(), secret, name, "root")

@@ -1,0 +1,327 @@
+package main
+
+// This file keeps what the coordinator knows of an account beside its log, none
+// of it signed: the passkeys by which the owner signs in to the page, who is
+// signed in, what tickets were made for, and how devices are sorted. It stands
+// in <dir>/accounts/<acct>/owner, which is replaced whole.
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// maxSigninKeys bounds the passkeys that sign in to one account.
+	maxSigninKeys = 8
+	// maxSignins bounds the browsers that are signed in to one account; the
+	// oldest gives way.
+	maxSignins = 32
+	// signinLife is how long a browser stays signed in.
+	signinLife = 12 * time.Hour
+)
+
+// An ownerState is replaced, never changed.
+type ownerState struct {
+	Keys       []signinKey           `json:"keys,omitempty"`
+	Signins    []signin              `json:"signins,omitempty"`
+	Categories map[deviceID][]string `json:"categories,omitempty"`
+	Wishes     map[string]ticketWish `json:"wishes,omitempty"` // by the ticket's hash in hex
+}
+
+// A signinKey is a passkey that signs in, and can sign no statement.
+type signinKey struct {
+	ID    []byte `json:"id"`
+	Key   []byte `json:"key"`  // canonical COSE
+	User  []byte `json:"user"` // the handle that it was made with
+	Label string `json:"label"`
+	Made  int64  `json:"made"` // unix seconds
+	Used  int64  `json:"used,omitempty"`
+	Count uint32 `json:"count,omitempty"` // signCount, for information
+}
+
+// A signin is one browser. Its secret is not kept.
+type signin struct {
+	Hash    []byte `json:"hash"` // SHA-256 of the secret
+	Key     []byte `json:"key"`  // passkey that it came by
+	Expires int64  `json:"expires"`
+}
+
+// A ticketWish is what a ticket was made for: a proposal until it is signed.
+type ticketWish struct {
+	Grant      grantWish `json:"grant"`
+	Categories []string  `json:"categories,omitempty"`
+	Until      int64     `json:"until"` // unix seconds: no join refers to it any more
+}
+
+func (a *coordAccount) ownerFile() string { return filepath.Join(a.dir, "owner") }
+
+// loadOwner reads the file. Without it nobody can sign in until a signer lets
+// somebody.
+func (a *coordAccount) loadOwner() error {
+	a.owner = new(ownerState)
+	b, err := os.ReadFile(a.ownerFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, a.owner)
+	}
+	return err
+}
+
+// ownerNow is the state that is known now; nobody changes it.
+func (a *coordAccount) ownerNow() *ownerState {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.owner
+}
+
+// changeOwner applies change to a copy, and keeps that once it is on disk.
+func (a *coordAccount) changeOwner(now time.Time, change func(o *ownerState) error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.changeOwnerLocked(now, change)
+}
+
+func (a *coordAccount) changeOwnerLocked(now time.Time, change func(o *ownerState) error) error {
+	b, err := json.Marshal(a.owner)
+	if err != nil {
+		return err
+	}
+	o := new(ownerState)
+	if err := json.Unmarshal(b, o); err != nil {
+		return err
+	}
+	o.drop(now)
+	if err := change(o); err != nil {
+		return err
+	}
+	if b, err = json.Marshal(o); err != nil {
+		return err
+	}
+	if err := replaceFile(a.ownerFile(), append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("account %s: %w", a.id, err)
+	}
+	a.owner = o
+	return nil
+}
+
+// drop forgets what is over.
+func (o *ownerState) drop(now time.Time) {
+	o.Signins = slices.DeleteFunc(o.Signins, func(s signin) bool { return s.Expires <= now.Unix() })
+	for hash, w := range o.Wishes {
+		if w.Until <= now.Unix() {
+			delete(o.Wishes, hash)
+		}
+	}
+}
+
+func (o *ownerState) key(id []byte) *signinKey {
+	i := slices.IndexFunc(o.Keys, func(k signinKey) bool { return bytes.Equal(k.ID, id) })
+	if i < 0 {
+		return nil
+	}
+	return &o.Keys[i]
+}
+
+// wish is what a ticket was made for.
+func (o *ownerState) wish(hash ticketHash) ticketWish { return o.Wishes[hex.EncodeToString(hash[:])] }
+
+// addKey lets a passkey sign in from now on.
+func (o *ownerState) addKey(k signinKey) error {
+	if o.key(k.ID) != nil {
+		return coded("passkey-known", "this passkey signs in already")
+	}
+	if len(o.Keys) >= maxSigninKeys {
+		return coded("limit", "%d passkeys sign in to this account: remove one first", len(o.Keys))
+	}
+	o.Keys = append(o.Keys, k)
+	return nil
+}
+
+// enter signs a browser in, and returns what it must show from now on.
+func (o *ownerState) enter(acct acctID, key []byte, now time.Time) (cookie string, expires time.Time) {
+	var secret [32]byte
+	rand.Read(secret[:]) // never fails since Go 1.24
+	if len(o.Signins) >= maxSignins {
+		o.Signins = o.Signins[1:]
+	}
+	hash := sha256.Sum256(secret[:])
+	expires = now.Add(signinLife)
+	o.Signins = append(o.Signins, signin{Hash: hash[:], Key: key, Expires: expires.Unix()})
+	return acct.String() + "." + b64url.EncodeToString(secret[:]), expires
+}
+
+// signedIn finds who shows a cookie.
+func (s *coordStore) signedIn(cookie string, now time.Time) (*coordAccount, *signin) {
+	name, text, _ := strings.Cut(cookie, ".")
+	id, err := parseAcctID(name)
+	secret, bad := b64url.DecodeString(text)
+	if err != nil || bad != nil {
+		return nil, nil
+	}
+	a, err := s.account(id)
+	if err != nil {
+		return nil, nil
+	}
+	hash := sha256.Sum256(secret)
+	for _, in := range a.ownerNow().Signins {
+		if subtle.ConstantTimeCompare(in.Hash, hash[:]) == 1 && in.Expires > now.Unix() {
+			return a, &in
+		}
+	}
+	return nil, nil
+}
+
+// signinAccount finds the account that a passkey signs in to.
+func (s *coordStore) signinAccount(id []byte) (*coordAccount, *signinKey) {
+	s.mu.Lock()
+	a := s.accounts[s.signinKeys[string(id)]]
+	s.mu.Unlock()
+	if a == nil {
+		return nil, nil
+	}
+	return a, a.ownerNow().key(id)
+}
+
+// addSigninKey lets a passkey sign in to an account, and a browser with it.
+func (s *coordStore) addSigninKey(a *coordAccount, k signinKey, now time.Time) (cookie string, expires time.Time, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, taken := s.signinKeys[string(k.ID)]; taken {
+		return "", expires, coded("passkey-known", "this passkey signs in already")
+	}
+	err = a.changeOwner(now, func(o *ownerState) error {
+		if err := o.addKey(k); err != nil {
+			return err
+		}
+		cookie, expires = o.enter(a.id, k.ID, now)
+		return nil
+	})
+	if err == nil {
+		s.signinKeys[string(k.ID)] = a.id
+	}
+	return cookie, expires, err
+}
+
+// removeSigninKey takes a passkey away, and signs out who came by it. The last
+// one stays: nobody could sign in any more.
+func (s *coordStore) removeSigninKey(a *coordAccount, id []byte, now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := a.changeOwner(now, func(o *ownerState) error {
+		if o.key(id) == nil {
+			return coded("passkey-unknown", "this passkey does not sign in here")
+		}
+		if len(o.Keys) == 1 {
+			return coded("op-invalid", "this is the only passkey that signs in: add another one first")
+		}
+		o.Keys = slices.DeleteFunc(o.Keys, func(k signinKey) bool { return bytes.Equal(k.ID, id) })
+		o.Signins = slices.DeleteFunc(o.Signins, func(in signin) bool { return bytes.Equal(in.Key, id) })
+		return nil
+	})
+	if err == nil {
+		delete(s.signinKeys, string(id))
+	}
+	return err
+}
+
+// setCategories sorts a device under categories.
+func (a *coordAccount) setCategories(id deviceID, list []string, now time.Time) error {
+	list, err := checkCategories(list)
+	if err != nil {
+		return err
+	}
+	return a.changeOwner(now, func(o *ownerState) error {
+		o.setCategories(id, list)
+		return nil
+	})
+}
+
+func (o *ownerState) setCategories(id deviceID, list []string) {
+	if o.Categories == nil {
+		o.Categories = map[deviceID][]string{}
+	}
+	if o.Categories[id] = list; len(list) == 0 {
+		delete(o.Categories, id)
+	}
+}
+
+// keepWishLocked notes what a ticket is made for, if that is said.
+func (a *coordAccount) keepWishLocked(hash ticketHash, wish ticketWish, now time.Time) error {
+	if wish.Grant.empty() && len(wish.Categories) == 0 {
+		return nil
+	}
+	wish.Until = now.Add(ticketLife + pendingLife).Unix()
+	return a.changeOwnerLocked(now, func(o *ownerState) error {
+		if len(o.Wishes) >= maxTickets+maxPending {
+			return coded("limit", "%d tickets are waiting to be used", len(o.Wishes))
+		}
+		if o.Wishes == nil {
+			o.Wishes = map[string]ticketWish{}
+		}
+		o.Wishes[hex.EncodeToString(hash[:])] = wish
+		return nil
+	})
+}
+
+// sortLocked sorts who joins under the categories of its ticket.
+func (a *coordAccount) sortLocked(j pendingJoin, now time.Time) error {
+	list := a.owner.wish(j.ticket).Categories
+	if len(list) == 0 {
+		return nil
+	}
+	return a.changeOwnerLocked(now, func(o *ownerState) error {
+		o.setCategories(j.keys.deviceID(), list)
+		return nil
+	})
+}
+
+// refuse sends a machine away that waits for a signature.
+func (a *coordAccount) refuse(id deviceID, now time.Time) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w := a.waitingLocked(now)
+	n := len(w.joins)
+	if w.joins = slices.DeleteFunc(w.joins, func(j pendingJoin) bool { return j.keys.deviceID() == id }); len(w.joins) == n {
+		return coded("unknown-device", "no such machine is waiting")
+	}
+	return a.setWaitingLocked(w)
+}
+
+// cancelTicket makes a ticket that nobody has used worthless.
+func (a *coordAccount) cancelTicket(hash ticketHash, now time.Time) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w := a.waitingLocked(now)
+	n := len(w.tickets)
+	if w.tickets = slices.DeleteFunc(w.tickets, func(t waitingTicket) bool { return t.hash == hash }); len(w.tickets) == n {
+		return coded("ticket-unknown", "the ticket is used already, or too old")
+	}
+	return a.setWaitingLocked(w)
+}
+
+// checkCategories returns categories as they are kept: they are names.
+func checkCategories(list []string) ([]string, error) {
+	for _, c := range list {
+		if !validName(c) {
+			return nil, coded("request-malformed", "category %.40q: a-z, 0-9 and dashes, at most 32, no dash at either end", c)
+		}
+	}
+	if list = sortedSet(list); len(list) > maxCategories {
+		return nil, coded("limit", "%d categories of one device, at most %d", len(list), maxCategories)
+	}
+	return list, nil
+}
