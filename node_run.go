@@ -110,12 +110,16 @@ func (n *node) close() {
 	n.closed = true
 	n.talk.leave()
 	n.mu.Unlock()
-	for _, l := range n.liveLinks() {
+	links := n.liveLinks()
+	for _, l := range links {
 		l.close("closing")
 	}
 	n.stop()
 	n.listener.Close()
 	n.running.Wait()
+	for _, l := range links {
+		n.mux.lastWord(l.proc.udp)
+	}
 	n.tr.Close()
 	n.mux.Close()
 }

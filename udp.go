@@ -447,6 +447,20 @@ func (u *udpMux) replayTo(p *udpPeer, src udpSource) {
 	}
 }
 
+// lastWord sends the newest datagram twice more: that a link ends is said by one
+// alone, and who misses it keeps its shells.
+func (u *udpMux) lastWord(p *udpPeer) {
+	p.mu.Lock()
+	path, last := p.path, p.lastLocked()
+	p.mu.Unlock()
+	if !path.addr.IsValid() || len(last) == 0 {
+		return
+	}
+	for range 2 {
+		u.writeReal(last[len(last)-1], udpMeta{}, path)
+	}
+}
+
 // againLocked returns what is to be sent again: after an outage the newest, then
 // what was written in it from its beginning; else the last, oldest first.
 func (p *udpPeer) againLocked() [][]byte {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -200,6 +201,26 @@ func TestUDPWriteErrorsDoNotReachQUIC(t *testing.T) {
 	}
 	a.peer.setPath(udpSource{addr: admittedSource(a)})
 	udpTestCopy(t, accepted, dialed, 1<<20, nil)
+}
+
+// The one datagram that ends a link may be lost: said again, it is heard.
+func TestUDPLastWordIsHeard(t *testing.T) {
+	a, _, dialed, accepted := udpTestPair(t)
+	there := a.peer.path
+	a.peer.setPath(udpSource{addr: netip.MustParseAddrPort("127.0.0.1:9")})
+	dialed.CloseWithError(5, "")
+	a.peer.mu.Lock()
+	a.peer.path, a.peer.early = there, nil // nobody notices that it has returned
+	a.peer.mu.Unlock()
+	a.mux.lastWord(a.peer)
+	select {
+	case <-accepted.Context().Done():
+		if ended := (*quic.ApplicationError)(nil); !errors.As(context.Cause(accepted.Context()), &ended) || ended.ErrorCode != 5 {
+			t.Errorf("it ended by %v", context.Cause(accepted.Context()))
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the other end has not heard of it")
+	}
 }
 
 func admittedSource(a *udpTestEnd) netip.AddrPort {
