@@ -111,11 +111,26 @@ func (c *coordinator) run(ctx context.Context, cfg coordConfig, out io.Writer) e
 		if err != nil {
 			return fmt.Errorf("opening HTTP port: %w", err)
 		}
+		page, err := c.page(cfg, word, ln.Addr())
+		if err != nil {
+			ln.Close()
+			return err
+		}
 		c.server.logf("http at %s", ln.Addr())
-		loops = append(loops, func(ctx context.Context) error { return serveCoordHTTP(ctx, ln, coordPage(word)) })
+		loops = append(loops, func(ctx context.Context) error { return serveCoordHTTP(ctx, ln, page) })
 	}
 	c.sayReady(out, word)
 	return runAll(ctx, loops)
+}
+
+// page makes the page, before the listener on UDP answers anybody.
+func (c *coordinator) page(cfg coordConfig, word coordWord, at net.Addr) (*coordWeb, error) {
+	origin, err := webOrigin(cfg.url, at)
+	if err != nil {
+		return nil, err
+	}
+	c.server.page = origin
+	return newCoordWeb(c.server, word, origin)
 }
 
 // runAll runs loops until the first ends, and returns its error when all have
@@ -202,25 +217,19 @@ func (c *coordinator) sayReady(out io.Writer, word coordWord) {
 		return
 	}
 	word.claim = c.server.store.unusedClaim()
-	fmt.Fprintf(out, "no account yet: on the machine that shall be the first of it run\nsessio account create -key ~/.ssh/id_ed25519 %s\n", word)
+	if c.server.page != "" {
+		fmt.Fprintf(out, "no account yet: open %s/%s or,\n", c.server.page, claimFragment(word.claim))
+	} else {
+		fmt.Fprintln(out, "no account yet:")
+	}
+	fmt.Fprintf(out, "on the machine that shall be the first of it, run\nsessio account create -key ~/.ssh/id_ed25519 %s\n", word)
 }
 
-// coordPage is what a browser is shown. The claim is not on it: it is for who
-// reads the coordinator's own output.
-func coordPage(word coordWord) string {
-	return fmt.Sprintf(`This is a Sessio coordinator. It introduces machines to each other and
-can read nothing of what they say.
-
-address  %s (udp)
-keys     %s
-
-To make an account, run the command that the coordinator printed when it was
-started. To add a machine, run on one that may sign:
-
-    sessio ticket -name NAME
-
-and on the new machine the command that this prints; then on the first one
-
-    sessio trust sign NAME
-`, word.addr, word.keys)
+// claimFragment is what the page needs to make an account. A fragment is sent to
+// nobody: it stands in no proxy's log.
+func claimFragment(claim claimSecret) string {
+	if claim == (claimSecret{}) {
+		return "#register"
+	}
+	return "#claim=" + base32Lower.EncodeToString(claim[:])
 }

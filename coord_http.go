@@ -1,7 +1,7 @@
 package main
 
-// This file answers HTTP at the coordinator: whether it lives, and in one page
-// of plain text what to do next. Nothing secret is behind it.
+// This file answers HTTP at the coordinator: whether it lives, and the page of
+// coord_web.go.
 
 import (
 	"context"
@@ -16,12 +16,13 @@ import (
 const httpDrain = 250 * time.Millisecond
 
 // serveCoordHTTP answers on ln until ctx ends, and closes ln.
-func serveCoordHTTP(ctx context.Context, ln net.Listener, page string) error {
+func serveCoordHTTP(ctx context.Context, ln net.Listener, page http.Handler) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, "ok\n") })
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, page) })
+	mux.Handle("/", page)
 	srv := &http.Server{
-		Handler:           http.MaxBytesHandler(mux, 4<<10),
+		Handler:           http.MaxBytesHandler(mux, maxWebBody),
+		BaseContext:       func(net.Listener) context.Context { return ctx }, // what waits for news ends too
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      10 * time.Second,

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -49,6 +50,8 @@ type signinKey struct {
 	Made  int64  `json:"made"` // unix seconds
 	Used  int64  `json:"used,omitempty"`
 	Count uint32 `json:"count,omitempty"` // signCount, for information
+	// Eligible is whether it may be backed up, which never changes.
+	Eligible bool `json:"eligible,omitempty"`
 }
 
 // A signin is one browser. Its secret is not kept.
@@ -324,4 +327,92 @@ func checkCategories(list []string) ([]string, error) {
 		return nil, coded("limit", "%d categories of one device, at most %d", len(list), maxCategories)
 	}
 	return list, nil
+}
+
+// The proof that somebody may sign for an account, and so shall own its page: an
+// SSHSIG in a namespace of its own, which no machine takes for a statement.
+const ownerNamespace = "sessio-owner@v1"
+
+// ownerProofText is what a signer signs: where the proof is good, and a nonce or
+// what is exported from the TLS connection, so that it is good once.
+func ownerProofText(where string, nonce []byte) []byte {
+	return fmt.Appendf(nil, "sessio-owner-v1\n%s\n%x\n", where, nonce)
+}
+
+// ownerLines are who may own the page of an account: signers of signers, and the
+// recovery key.
+func ownerLines(s *trustState) (lines []signerLine) {
+	for _, l := range s.signers() {
+		if l.can('s') || l.can('r') {
+			lines = append(lines, l.signerLine)
+		}
+	}
+	return lines
+}
+
+const (
+	// flowLife is how long a step of a ceremony may take.
+	flowLife = 5 * time.Minute
+	// enrolLife is how long the code of account sign-in is good.
+	enrolLife = 15 * time.Minute
+	// maxFlows bounds the ceremonies under way, about 1 KB each.
+	maxFlows = 4096
+)
+
+// A webFlow is a ceremony between two requests. Each step is taken once.
+type webFlow struct {
+	kind      string // its next step
+	acct      acctID
+	claim     claimSecret
+	label     string
+	challenge []byte
+	user      []byte     // handle of the passkey being made
+	key       signinKey  // made before the account
+	signer    signerLine // likewise
+	text      []byte     // to be signed
+	powers    string     // of a signer to be
+	until     time.Time
+}
+
+// webFlows are safe for concurrent use; the zero value is ready.
+type webFlows struct {
+	mu   sync.Mutex
+	list map[string]webFlow // guarded by mu: by an id that nobody guesses
+}
+
+// put keeps the next step of a ceremony and returns its id.
+func (f *webFlows) put(now time.Time, flow webFlow) (string, error) {
+	var id [16]byte
+	rand.Read(id[:]) // never fails since Go 1.24
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, old := range f.list {
+		if !now.Before(old.until) {
+			delete(f.list, id)
+		}
+	}
+	if len(f.list) >= maxFlows {
+		return "", coded("busy", "the coordinator is busy: try again in a minute")
+	}
+	if f.list == nil {
+		f.list = map[string]webFlow{}
+	}
+	if flow.until = now.Add(flowLife); flow.kind == "enrol" {
+		flow.until = now.Add(enrolLife)
+	}
+	name := base32Lower.EncodeToString(id[:])
+	f.list[name] = flow
+	return name, nil
+}
+
+// take returns a step that is due, once.
+func (f *webFlows) take(now time.Time, id, kind string) (webFlow, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	flow, ok := f.list[id]
+	if !ok || flow.kind != kind || !now.Before(flow.until) {
+		return webFlow{}, coded("too-late", "this took too long, or is done already: begin again")
+	}
+	delete(f.list, id)
+	return flow, nil
 }

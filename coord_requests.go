@@ -38,6 +38,8 @@ type coordServer struct {
 	logf     func(format string, args ...any)
 
 	strangers rateGate
+	flows     webFlows // of the page
+	page      string   // its origin, "" = there is none; set before anything is asked
 }
 
 // A coordPeer is who asks, with the keys that TLS has proved.
@@ -94,17 +96,26 @@ func (s *coordServer) publishAccount(a *coordAccount) {
 }
 
 func (s *coordServer) create(m *createMsg) (*headMsg, error) {
+	a, err := s.createAccount(m.claim, m.records, new(ownerState))
+	if err != nil {
+		return nil, err
+	}
+	state, _ := a.snapshot(s.now())
+	return &headMsg{state.seq(), state.head()}, nil
+}
+
+func (s *coordServer) createAccount(claim claimSecret, records [][]byte, owner *ownerState) (*coordAccount, error) {
 	if s.store.signup == signupOpen && !s.strangers.take(s.now(), strangerGap, strangerBurst) {
 		return nil, errBusy
 	}
-	a, err := s.store.create(m.claim, m.records, new(ownerState), s.now())
+	a, err := s.store.create(claim, records, owner, s.now())
 	if err != nil {
 		return nil, err
 	}
 	s.publishAccount(a)
 	state, _ := a.snapshot(s.now())
 	s.logf("account %.8s made, head %s", a.id, headWords(state.head()))
-	return &headMsg{state.seq(), state.head()}, nil
+	return a, nil
 }
 
 // A peerStanding is what a peer is in an account.
@@ -214,7 +225,12 @@ func (s *coordServer) append(peer *coordPeer, m *appendMsg) (*headMsg, error) {
 			return nil, err
 		}
 	}
-	state, changed, err := a.append(m.record, s.now())
+	return s.appendRecord(a, m.record)
+}
+
+// appendRecord adds a record whose bringer may do so, and tells everybody.
+func (s *coordServer) appendRecord(a *coordAccount, record []byte) (*headMsg, error) {
+	state, changed, err := a.append(record, s.now())
 	if err != nil {
 		return nil, err
 	}

@@ -188,9 +188,8 @@ func (s *coordStore) account(id acctID) (*coordAccount, error) {
 	return nil, errDenied
 }
 
-// create makes an account of its first records, and of who signs in to it, which
-// may be empty. Made already, by the same records, is well: the answer may have
-// been lost.
+// create makes an account of its first records and of who signs in to it. Made
+// already, by the same records, is well: the answer may have been lost.
 func (s *coordStore) create(claim claimSecret, records [][]byte, owner *ownerState, now time.Time) (*coordAccount, error) {
 	if len(records) == 0 {
 		return nil, coded("record-malformed", "an account without records")
@@ -233,6 +232,13 @@ func (s *coordStore) create(claim claimSecret, records [][]byte, owner *ownerSta
 		}
 	}
 	return a, nil
+}
+
+// mayCreate reports whether an account may be made by a claim now.
+func (s *coordStore) mayCreate(claim claimSecret) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mayCreateLocked(claim)
 }
 
 // mayCreateLocked judges the claim before anything costs time.

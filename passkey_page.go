@@ -32,8 +32,6 @@ const (
 	pagePoll = 10 * time.Second
 	// maxPageTries is how many answers to one question may be wrong.
 	maxPageTries = 10
-	// maxPageBody bounds an answer in bytes: a registration in base64.
-	maxPageBody = 2 * (maxAttestation + maxClientData)
 )
 
 //go:embed page/sign.html

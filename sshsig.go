@@ -320,8 +320,14 @@ func appendSSHString(b, s []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...)
 }
 
-// verify checks the signature against the signer that it claims to be by.
+// verify checks a statement's signature against the signer that it claims to be
+// by.
 func (sig recordSig) verify(by signerLine, text []byte) error {
+	return sig.verifyIn(stmtNamespace, by, text)
+}
+
+// verifyIn is verify for what is no statement.
+func (sig recordSig) verifyIn(namespace string, by signerLine, text []byte) error {
 	if sig.kind != by.kind {
 		return fmt.Errorf("a signature of kind %s by a signer of kind %s", sig.kind, by.kind)
 	}
@@ -331,7 +337,7 @@ func (sig recordSig) verify(by signerLine, text []byte) error {
 			return err
 		}
 		a := assertion{authData: sig.parts[0], clientData: sig.parts[1], signature: sig.parts[2]}
-		_, err = a.verify(relyingParty{by.rpID, by.origins}, key, sshsigInput(stmtNamespace, text))
+		_, err = a.verify(relyingParty{by.rpID, by.origins}, key, sshsigInput(namespace, text))
 		return err
 	}
 	key, err := parseSSHKeyBlob(by.key)
@@ -342,5 +348,5 @@ func (sig recordSig) verify(by signerLine, text []byte) error {
 	if err != nil {
 		return err
 	}
-	return s.verify(key, stmtNamespace, text)
+	return s.verify(key, namespace, text)
 }

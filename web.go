@@ -18,6 +18,9 @@ var pageCSS []byte
 //go:embed page/passkey.js
 var passkeyJS []byte
 
+// maxPageBody bounds one answer of a passkey in bytes: a registration in base64.
+const maxPageBody = 2 * (maxAttestation + maxClientData)
+
 // A pageFile is one that is served as it is.
 type pageFile struct {
 	kind string // media type
