@@ -76,7 +76,7 @@ func TestAttackCoordinatorInjectsAKey(t *testing.T) {
 	}
 	stranger := attackSigner(t)
 	signedBy := func(s stmtSigner, claimed signerID, signed []byte) []byte {
-		sig, err := s.sign(signed)
+		sig, err := s.sign(stmtNamespace, signed)
 		if err != nil {
 			t.Fatal(err)
 		}

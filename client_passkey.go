@@ -30,12 +30,12 @@ func (k *passkeySigner) id() signerID { return k.lines[0].id }
 // the powers: those of one name of the page, this system's if there are any.
 func (a *acting) passkeysOf(ctx context.Context, powers []byte) (*passkeySigner, error) {
 	k := &passkeySigner{ctx: ctx, p: a.p, state: a.trust.state()}
-	elsewhere := false
+	elsewhere := ""
 	for _, s := range a.trust.state().signers() {
 		switch {
 		case s.kind != signerWebauthn || !slices.ContainsFunc(powers, s.can):
 		case !slices.Contains(s.origins, pageOrigin(s.rpID)):
-			elsewhere = true
+			elsewhere = s.origins[0]
 		case len(k.lines) > 0 && k.lines[0].rpID != pageName() && s.rpID == pageName():
 			k.lines = []signerLine{s.signerLine} // this machine's own name before others'
 		case len(k.lines) == 0 || k.lines[0].rpID == s.rpID:
@@ -45,27 +45,31 @@ func (a *acting) passkeysOf(ctx context.Context, powers []byte) (*passkeySigner,
 	switch {
 	case len(k.lines) > 0:
 		return k, nil
-	case elsewhere:
-		return nil, coded("no-power", "the account's passkeys sign on another page than this machine's own")
+	case elsewhere != "":
+		return nil, withHint(coded("no-power", "the account's passkeys sign on another page than this machine's own"), "sign there: %s", elsewhere)
 	}
 	return nil, withHint(coded("no-power", "no passkey may sign this for the account"), "sessio trust signer list shows who may")
 }
 
-// sign asks on the page. The statement's words are those of the log's head once
-// it is in there.
-func (k *passkeySigner) sign(text []byte) (sig recordSig, err error) {
+// sign asks on the page. A statement's words are those of the log's head once it
+// is in there.
+func (k *passkeySigner) sign(namespace string, text []byte) (sig recordSig, err error) {
 	page, err := k.p.passkeyPage(k.lines[0].rpID)
 	if err != nil {
 		return sig, err
 	}
 	words := headWords(hashStatement(text))
 	fmt.Fprintf(k.p.err, "to be signed on the page: %s\n", words)
-	st, err := parseStatement(text)
-	if err != nil {
-		return sig, err
+	step := pageStep{Kind: "get", Text: string(text), Words: words, RPID: k.lines[0].rpID, Challenge: b64url.EncodeToString(sshsigInput(namespace, text)),
+		Title: "Let a passkey sign in to the coordinator's page", About: "It is made there, and can sign nothing for the account."}
+	if namespace == stmtNamespace {
+		st, err := parseStatement(text)
+		if err != nil {
+			return sig, err
+		}
+		step.About = ""
+		step.Title, step.Facts = sayStatement(st, k.state)
 	}
-	step := pageStep{Kind: "get", Text: string(text), Words: words, RPID: k.lines[0].rpID, Challenge: b64url.EncodeToString(sshsigInput(stmtNamespace, text))}
-	step.Title, step.Facts = sayStatement(st, k.state)
 	for _, l := range k.lines {
 		step.Credentials = append(step.Credentials, b64url.EncodeToString(l.credential))
 	}
@@ -79,7 +83,7 @@ func (k *passkeySigner) sign(text []byte) (sig recordSig, err error) {
 			return coded("no-power", "this passkey is no signer of the account")
 		}
 		sig = recordSig{k.lines[i].id, signerWebauthn, parts[1:]}
-		return sig.verify(k.lines[i], text)
+		return sig.verifyIn(namespace, k.lines[i], text)
 	})
 	return sig, err
 }

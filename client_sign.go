@@ -240,6 +240,32 @@ func (a *acting) printStatement(build func(*trustState) ([]byte, error), what st
 	return nil
 }
 
+func accountSigninVerb() verb {
+	return verb{name: "account sign-in", usage: "[-key F | -passkey | -recovery]", summary: "the address at which a passkey is made that opens the coordinator's page",
+		more: `The page shows devices and makes tickets; it can sign nothing unless a passkey
+that signs was made there too. Whoever may sign for signers, or has the recovery
+key, may let a passkey sign in. The address is good once, for 15 minutes.`,
+		bare: true,
+		setup: func(f *flag.FlagSet) verbRun {
+			dir, by := dirFlag(f), signerFlags(f)
+			return func(ctx context.Context, p *program, _ operands) error {
+				return p.withAccount(ctx, dir, func(ctx context.Context, a *acting) error {
+					key, err := a.signer(ctx, by, 's', 'r')
+					if err != nil {
+						return err
+					}
+					url, err := a.cc.enrol(ctx, a.acct, key)
+					if err != nil {
+						return fmt.Errorf("asking the coordinator: %w", err)
+					}
+					fmt.Fprintln(p.err, "Open this within 15 minutes in the browser that shall sign in; it is good once:")
+					_, err = fmt.Fprintln(p.out, printable(url))
+					return err
+				})
+			}
+		}}
+}
+
 func trustPendingVerb() verb {
 	return verb{name: "trust pending", usage: "[-json]", summary: "who waits for a signature, with fingerprint and words", bare: true, setup: func(f *flag.FlagSet) verbRun {
 		dir := dirFlag(f)

@@ -342,6 +342,25 @@ func (c *coordClient) append(ctx context.Context, acct acctID, record []byte) er
 	return err
 }
 
+// enrol proves to be a signer, and returns the address at which a passkey is made
+// that signs in to the coordinator's page.
+func (c *coordClient) enrol(ctx context.Context, acct acctID, by stmtSigner) (string, error) {
+	key, err := channelKey(c.conn)
+	if err != nil {
+		return "", err
+	}
+	text := ownerProofText(acct.String(), key)
+	sig, err := by.sign(ownerNamespace, text)
+	if err != nil {
+		return "", err
+	}
+	m, err := asked(c, ctx, opEnrol, &enrolMsg{acct, appendRecord(nil, text, []recordSig{sig})}, parseEnrolled)
+	if err != nil {
+		return "", err
+	}
+	return m.page + "/#enrol=" + m.code, nil
+}
+
 // ticket lets the bearer of secret join within life.
 func (c *coordClient) ticket(ctx context.Context, acct acctID, secret ticketSecret, life time.Duration, categories []string) error {
 	_, err := c.ask(ctx, opTicket, &ticketMsg{acct, hashTicket(secret), uint32(life / time.Second), categories})

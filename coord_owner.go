@@ -329,16 +329,6 @@ func checkCategories(list []string) ([]string, error) {
 	return list, nil
 }
 
-// The proof that somebody may sign for an account, and so shall own its page: an
-// SSHSIG in a namespace of its own, which no machine takes for a statement.
-const ownerNamespace = "sessio-owner@v1"
-
-// ownerProofText is what a signer signs: where the proof is good, and a nonce or
-// what is exported from the TLS connection, so that it is good once.
-func ownerProofText(where string, nonce []byte) []byte {
-	return fmt.Appendf(nil, "sessio-owner-v1\n%s\n%x\n", where, nonce)
-}
-
 // ownerLines are who may own the page of an account: signers of signers, and the
 // recovery key.
 func ownerLines(s *trustState) (lines []signerLine) {

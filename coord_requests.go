@@ -10,6 +10,7 @@ package main
 //	fetch             in the log, or waiting; else with the recovery key's proof
 //	devices           in the log
 //	ticket, pending   in the log, with role client
+//	enrol             who proves to be a signer with power s or r
 //	append            in the log, with role client; anyone, if the recovery key signed
 
 import (
@@ -28,6 +29,10 @@ const (
 	// minute, from all strangers together (trust.md, "Exchange").
 	strangerGap   = 2 * time.Second
 	strangerBurst = 32
+	// joinGap is the time for one join with a ticket that nobody knows, from one
+	// address, and joinBurst how many may come at once.
+	joinGap   = 10 * time.Second
+	joinBurst = 20
 )
 
 // A coordServer answers requests.
@@ -38,6 +43,7 @@ type coordServer struct {
 	logf     func(format string, args ...any)
 
 	strangers rateGate
+	joins     hostGates
 	flows     webFlows // of the page
 	page      string   // its origin, "" = there is none; set before anything is asked
 }
@@ -67,6 +73,8 @@ func (s *coordServer) answer(peer *coordPeer, op byte, body []byte) ([]byte, err
 		return answerTo(body, parseAcctMsg, func(m *acctMsg) (*pendingMsg, error) { return s.pending(peer, m) })
 	case opDevices:
 		return answerTo(body, parseAcctMsg, func(m *acctMsg) (*devicesMsg, error) { return s.devices(peer, m) })
+	case opEnrol:
+		return answerTo(body, parseEnrol, func(m *enrolMsg) (*enrolledMsg, error) { return s.enrol(peer, m) })
 	case opWhoami:
 		return (&whoamiMsg{peer.addr, s.now().Unix()}).append(nil), nil
 	}
@@ -268,6 +276,36 @@ func (s *coordServer) asRecovery(m *appendMsg, denied error) (*coordAccount, err
 	return nil, denied
 }
 
+// enrol gives the code by which a passkey may be made that signs in to the page.
+func (s *coordServer) enrol(peer *coordPeer, m *enrolMsg) (*enrolledMsg, error) {
+	a, err := s.store.account(m.acct)
+	if err != nil {
+		return nil, err
+	}
+	if !s.strangers.take(s.now(), strangerGap, strangerBurst) {
+		return nil, errBusy
+	}
+	channel, err := peer.channel()
+	if err != nil {
+		return nil, err
+	}
+	state, _ := a.snapshot(s.now())
+	_, sigs, err := splitRecord(m.proof)
+	want := ownerProofText(m.acct.String(), channel)
+	for _, line := range ownerLines(state) {
+		if err != nil || len(sigs) != 1 || sigs[0].claimed != line.id || sigs[0].verifyIn(ownerNamespace, line, want) != nil {
+			continue
+		}
+		if s.page == "" {
+			return nil, withHint(coded("no-page", "this coordinator has no page"), "it is started with -http")
+		}
+		s.logf("account %.8s: signer %s lets a passkey sign in", a.id, line.label)
+		code, err := s.flows.put(s.now(), webFlow{kind: "enrol", acct: a.id, label: line.label})
+		return &enrolledMsg{s.page, code}, err
+	}
+	return nil, errDenied
+}
+
 func (s *coordServer) ticket(peer *coordPeer, m *ticketMsg) error {
 	a, err := s.asClient(peer, m.acct)
 	if err != nil {
@@ -288,8 +326,15 @@ func (s *coordServer) join(peer *coordPeer, m *joinMsg) (*joinedMsg, error) {
 	if _, _, err := sealKeys(s.presence.me.path, sealCoord, peer.keys.path, sealDevice); err != nil {
 		return nil, coded("key-mismatch", "join: %w", err)
 	}
+	gate := s.joins.of(peer.addr.Addr())
+	if !gate.open(s.now(), joinGap, joinBurst) {
+		return nil, errBusy
+	}
 	signed, err := a.join(pendingJoin{keys: peer.keys, ticket: m.ticket, name: m.name, login: m.login,
 		proof: m.proof, time: s.now().Unix(), addr: peer.addr}, s.now())
+	if codeOf(err) == "ticket-unknown" {
+		gate.take(s.now(), joinGap, joinBurst)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -332,6 +377,13 @@ type rateGate struct {
 	next time.Time // guarded by mu: when what has passed is paid for
 }
 
+// open reports whether one more would pass.
+func (g *rateGate) open(now time.Time, gap time.Duration, burst int) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.next.Sub(now) < time.Duration(burst)*gap
+}
+
 func (g *rateGate) take(now time.Time, gap time.Duration, burst int) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -343,6 +395,32 @@ func (g *rateGate) take(now time.Time, gap time.Duration, burst int) bool {
 	}
 	g.next = g.next.Add(gap)
 	return true
+}
+
+// maxGateHosts bounds the addresses that are counted, 100 bytes each; one more,
+// and all begin anew.
+const maxGateHosts = 4096
+
+// hostGates has a rateGate for each IPv4 address and IPv6 /64; the zero value is
+// ready.
+type hostGates struct {
+	mu    sync.Mutex
+	hosts map[netip.Prefix]*rateGate // guarded by mu
+}
+
+func (h *hostGates) of(addr netip.Addr) *rateGate {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	host := hostOf(addr)
+	g := h.hosts[host]
+	if g == nil {
+		if h.hosts == nil || len(h.hosts) >= maxGateHosts {
+			h.hosts = map[netip.Prefix]*rateGate{}
+		}
+		g = new(rateGate)
+		h.hosts[host] = g
+	}
+	return g
 }
 
 // errorReply is what a peer is told of err. What has no code is our own

@@ -11,7 +11,7 @@ import (
 )
 
 // coordTestOpen opens a store in dir; whatever it reports fails the test.
-func coordTestOpen(t *testing.T, dir, signup string) *coordStore {
+func coordTestOpen(t testing.TB, dir, signup string) *coordStore {
 	t.Helper()
 	s, err := openCoordStore(dir, signup, func(format string, args ...any) {
 		t.Errorf("the store reports: "+format, args...)

@@ -47,16 +47,13 @@ const (
 	// maxWebBody bounds a request in bytes: two answers of passkeys and a
 	// statement.
 	maxWebBody = 2*maxPageBody + 2*maxStatement
-		// strangerWebGap is the time for one request of an address that nobody is
+	// strangerWebGap is the time for one request of an address that nobody is
 	// signed in from, and strangerWebBurst how many may come at once.
 	strangerWebGap   = time.Second
 	strangerWebBurst = 30
 	// ownerWebGap and ownerWebBurst are those of an account.
 	ownerWebGap   = 100 * time.Millisecond
 	ownerWebBurst = 100
-	// maxWebHosts bounds the addresses that are counted, 100 bytes each; one
-	// more, and all begin anew.
-	maxWebHosts = 4096
 	// cookieName binds the cookie to this host, to all of it, and to TLS
 	// (RFC 6265bis, section 4.1.3.2); browsers take loopback for as good.
 	cookieName = "__Host-sessio"
@@ -70,11 +67,12 @@ type coordWeb struct {
 	rp     relyingParty
 	routes map[string]webRoute // by path
 
+	hosts hostGates // of strangers
+
 	mu       sync.Mutex
-	hosts    map[netip.Prefix]*rateGate // guarded by mu: strangers
-	owners   map[acctID]*rateGate       // guarded by mu
-	watchers map[acctID]int             // guarded by mu: pages that are kept up to date
-	watching int                        // guarded by mu: of all accounts
+	owners   map[acctID]*rateGate // guarded by mu
+	watchers map[acctID]int       // guarded by mu: pages that are kept up to date
+	watching int                  // guarded by mu: of all accounts
 }
 
 // A webRoute is what one path does.
@@ -101,7 +99,7 @@ func newCoordWeb(server *coordServer, word coordWord, origin string) (*coordWeb,
 		return nil, usageError("-url %q is not of the form https://HOST", origin)
 	}
 	w := &coordWeb{server: server, word: word, origin: origin, rp: relyingParty{u.Hostname(), []string{origin}},
-		hosts: map[netip.Prefix]*rateGate{}, owners: map[acctID]*rateGate{}, watchers: map[acctID]int{}}
+		owners: map[acctID]*rateGate{}, watchers: map[acctID]int{}}
 	w.word.claim = claimSecret{} // it is for who reads the coordinator's own output
 	w.routes = map[string]webRoute{
 		"hello":           {"GET", false, (*webCall).hello},
@@ -197,26 +195,17 @@ func (c *webCall) answer(name string) (any, error) {
 // allowed counts the request: of the account for who is signed in, else of the
 // address.
 func (c *webCall) allowed() bool {
+	if c.account == nil {
+		return c.hosts.of(c.addr()).take(c.now, strangerWebGap, strangerWebBurst)
+	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.account != nil {
-		g := c.owners[c.account.id]
-		if g == nil {
-			g = new(rateGate)
-			c.owners[c.account.id] = g
-		}
-		return g.take(c.now, ownerWebGap, ownerWebBurst)
-	}
-	host := hostOf(c.addr())
-	g := c.hosts[host]
+	g := c.owners[c.account.id]
 	if g == nil {
-		if len(c.hosts) >= maxWebHosts {
-			clear(c.hosts)
-		}
 		g = new(rateGate)
-		c.hosts[host] = g
+		c.owners[c.account.id] = g
 	}
-	return g.take(c.now, strangerWebGap, strangerWebBurst)
+	c.mu.Unlock()
+	return g.take(c.now, ownerWebGap, ownerWebBurst)
 }
 
 // addr is who asks. A proxy on this machine tells for whom it does, last in its

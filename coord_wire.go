@@ -29,6 +29,7 @@ const (
 	opPending = 6 // acctMsg: pendingMsg
 	opDevices = 7 // acctMsg: devicesMsg
 	opWhoami  = 8 // nothing: whoamiMsg
+	opEnrol   = 9 // enrolMsg: enrolledMsg
 )
 
 const (
@@ -424,6 +425,47 @@ func (m *whoamiMsg) fields(c *codec) {
 
 func (m *whoamiMsg) append(b []byte) []byte    { return appendFields(b, m) }
 func parseWhoami(b []byte) (*whoamiMsg, error) { return parseFields(b, new(whoamiMsg)) }
+
+// An enrolMsg asks that a passkey may be made that signs in to the page.
+//
+//	acct   32 bytes
+//	proof  4 bytes length and record: ownerProofText, signed in ownerNamespace
+type enrolMsg struct {
+	acct  acctID
+	proof []byte
+}
+
+func (m *enrolMsg) fields(c *codec) {
+	c.fixed(m.acct[:])
+	m.proof = c.prefixed(m.proof, 4, maxRecord)
+}
+
+func (m *enrolMsg) append(b []byte) []byte   { return appendFields(b, m) }
+func parseEnrol(b []byte) (*enrolMsg, error) { return parseFields(b, new(enrolMsg)) }
+
+// The proof that somebody may sign for an account, and so shall own its page: an
+// SSHSIG in a namespace of its own, which no machine takes for a statement.
+const ownerNamespace = "sessio-owner@v1"
+
+// ownerProofText is what a signer signs: where the proof is good, and a nonce or
+// what is exported from the TLS connection, so that it is good once.
+func ownerProofText(where string, nonce []byte) []byte {
+	return fmt.Appendf(nil, "sessio-owner-v1\n%s\n%x\n", where, nonce)
+}
+
+// An enrolledMsg says where that passkey is made.
+//
+//	page  2 bytes length and text, at most maxErrorText: origin
+//	code  1 byte length and text
+type enrolledMsg struct{ page, code string }
+
+func (m *enrolledMsg) fields(c *codec) {
+	m.page = c.text(m.page, 2, maxErrorText)
+	m.code = c.text(m.code, 1, 255)
+}
+
+func (m *enrolledMsg) append(b []byte) []byte      { return appendFields(b, m) }
+func parseEnrolled(b []byte) (*enrolledMsg, error) { return parseFields(b, new(enrolledMsg)) }
 
 // addr is 18 bytes: see appendAddr.
 func (c *codec) addr(a *netip.AddrPort) {

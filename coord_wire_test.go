@@ -24,7 +24,7 @@ var coordTestParsers = []coordTestParse{
 	coordTestParser(parseFailure), coordTestParser(parseCreate), coordTestParser(parseHeadMsg), coordTestParser(parseFetch),
 	coordTestParser(parseFetched), coordTestParser(parseAppend), coordTestParser(parseTicketMsg), coordTestParser(parseJoin),
 	coordTestParser(parseJoined), coordTestParser(parseAcctMsg), coordTestParser(parsePending), coordTestParser(parseDevices),
-	coordTestParser(parseWhoami),
+	coordTestParser(parseWhoami), coordTestParser(parseEnrol), coordTestParser(parseEnrolled),
 }
 
 // coordTest32 is 32 bytes of one value, and coordTestHex32 its hex.
@@ -71,6 +71,8 @@ var coordWireTests = []struct {
 		{deviceID("d" + strings.Repeat("b", 25)), memberStatus{silent: never}, nil}}}, coordTestParsers[11],
 		"0002" + "64" + strings.Repeat("61", 25) + "03 0000000000000003" + coordTestAddrX + "03 312e30" +
 			"64" + strings.Repeat("62", 25) + "00 ffffffffffffffff" + strings.Repeat("00", 18) + "00" + "01 03 6c6162 00"},
+	{"enrol", &enrolMsg{coordTest32(0xaa), []byte{7}}, coordTestParsers[13], coordTestA + "00000001 07"},
+	{"enrolled", &enrolledMsg{"https://c", "ab"}, coordTestParsers[14], "0009 68747470733a2f2f63 02 6162"},
 	{"whoami", &whoamiMsg{coordTestAddr, 1_800_000_000}, coordTestParsers[12], coordTestAddrX + "000000006b49d200"},
 }
 

@@ -126,3 +126,8 @@ func TestFlatfileDamage(t *testing.T) {
 		attackDenied(t, fmt.Sprintf("byte %d changed", i), err, "log-corrupt")
 	}
 }
+
+func readFileString(file string) (string, error) {
+	b, err := os.ReadFile(file)
+	return string(b), err
+}

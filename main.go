@@ -70,7 +70,7 @@ func (p *program) printError(err error) {
 // verbTable lists every verb in the order of the help.
 func verbTable() []verb {
 	return []verb{
-		accountCreateVerb(), ticketVerb(), joinVerb(),
+		accountCreateVerb(), accountSigninVerb(), ticketVerb(), joinVerb(),
 		trustPendingVerb(), trustSignVerb(), trustAddVerb(), trustRevokeVerb(), trustUpdateVerb(),
 		signerListVerb(), signerAddVerb(), signerRemoveVerb(), trustRecoverVerb(),
 		trustLogVerb(), trustExportVerb(), trustFsckVerb(), trustResetVerb(),

@@ -42,7 +42,7 @@ func TestTrustAttackInjectKey(t *testing.T) {
 	held("record-malformed", err) // no signature at all
 	_, err = v.add(k.sign(evil, trustTestKey("coordinator")))
 	held("no-power", err) // its own
-	forged, err := trustTestKey("coordinator").sign(evil)
+	forged, err := trustTestKey("coordinator").sign(stmtNamespace, evil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func TestTrustAttackNewlineInName(t *testing.T) {
 // refusedSigned has alice sign text, however odd, and expects the code.
 func (k *trustTestAcct) refusedSigned(code string, text []byte) {
 	k.t.Helper()
-	sig, err := k.a.sign(text)
+	sig, err := k.a.sign(stmtNamespace, text)
 	if err != nil {
 		k.t.Fatal(err)
 	}

@@ -27,7 +27,8 @@ import (
 // A stmtSigner signs statements: an SSH key, in memory or behind an agent.
 type stmtSigner interface {
 	id() signerID
-	sign(text []byte) (recordSig, error)
+	// sign signs text: a statement in stmtNamespace, what is none in another.
+	sign(namespace string, text []byte) (recordSig, error)
 }
 
 // sshStmtSigner signs with an SSH key.
@@ -37,8 +38,8 @@ func (s sshStmtSigner) id() signerID {
 	return newSignerID(signerSSH, s.key.PublicKey().Marshal())
 }
 
-func (s sshStmtSigner) sign(text []byte) (recordSig, error) {
-	blob, err := signSSHSig(s.key, stmtNamespace, text)
+func (s sshStmtSigner) sign(namespace string, text []byte) (recordSig, error) {
+	blob, err := signSSHSig(s.key, namespace, text)
 	if err != nil {
 		return recordSig{}, err
 	}
@@ -135,7 +136,7 @@ func (s *trustState) build(body stmtBody, now time.Time) ([]byte, error) {
 func signRecord(text []byte, signers ...stmtSigner) ([]byte, error) {
 	var sigs []recordSig
 	for _, s := range signers {
-		sig, err := s.sign(text)
+		sig, err := s.sign(stmtNamespace, text)
 		if err != nil {
 			return nil, fmt.Errorf("signer %s: %w", s.id(), err)
 		}

@@ -101,13 +101,13 @@ func TestTrustSignatureOverAnotherStatement(t *testing.T) {
 	k := newTrustTestAcct(t)
 	k.addDevice("attic")
 	one, two := k.text(opDeviceRevoke{[]deviceID{trustTestID("attic")}, "lost"}), k.text(opDeviceRevoke{[]deviceID{trustTestID("attic")}, "stolen"})
-	sig, err := k.a.sign(one)
+	sig, err := k.a.sign(stmtNamespace, one)
 	if err != nil {
 		t.Fatal(err)
 	}
 	k.refused("sig-invalid", appendRecord(nil, two, []recordSig{sig}))
 	// by a key that is not the signer's, under the signer's name
-	stranger, err := trustTestKey("stranger").sign(two)
+	stranger, err := trustTestKey("stranger").sign(stmtNamespace, two)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,14 +115,14 @@ func TestTrustSignatureOverAnotherStatement(t *testing.T) {
 	k.refused("sig-invalid", appendRecord(nil, two, []recordSig{stranger}))
 	// of a kind that the signer is not
 	k.refused("sig-invalid", appendRecord(nil, one, []recordSig{{k.a.id(), signerWebauthn, [][]byte{{1}, {2}, {3}}}}))
-	asked, err := k.a.sign(two)
+	asked, err := k.a.sign(stmtNamespace, two)
 	if err != nil {
 		t.Fatal(err)
 	}
 	asked.kind, asked.parts = signerWebauthn, append(asked.parts, []byte{2}, []byte{3})
 	k.refused("sig-invalid", appendRecord(nil, two, []recordSig{asked}))
 	// and a good one beside a bad one
-	good, err := k.b.sign(two)
+	good, err := k.b.sign(stmtNamespace, two)
 	if err != nil {
 		t.Fatal(err)
 	}

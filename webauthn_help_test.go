@@ -112,8 +112,8 @@ func (p *testPasskey) signs(client []byte) assertion {
 
 func (p *testPasskey) id() signerID { return newSignerID(signerWebauthn, p.key.append(nil)) }
 
-func (p *testPasskey) sign(text []byte) (recordSig, error) {
-	a := p.get(sshsigInput(stmtNamespace, text))
+func (p *testPasskey) sign(namespace string, text []byte) (recordSig, error) {
+	a := p.get(sshsigInput(namespace, text))
 	return recordSig{p.id(), signerWebauthn, [][]byte{a.authData, a.clientData, a.signature}}, nil
 }
 

@@ -356,7 +356,7 @@ func TestWebauthnSigners(t *testing.T) {
 			elsewhere.rp.origins = []string{"https://coord.example.com"}
 			k.bad("sig-invalid", k.text(opDeviceRevoke{[]deviceID{trustTestID("attic")}, "lost"}), &elsewhere)
 			one, two := k.text(opDeviceRevoke{[]deviceID{trustTestID("attic")}, "lost"}), k.text(opDeviceRevoke{[]deviceID{trustTestID("attic")}, "stolen"})
-			sig, err := p.sign(one)
+			sig, err := p.sign(stmtNamespace, one)
 			if err != nil {
 				t.Fatal(err)
 			}

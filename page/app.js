@@ -287,7 +287,7 @@ function signDevice(w) {
   open("Let " + (w.name || "this machine") + " in?", facts([["fingerprint", w.fingerprint], ["words", w.words], ["from", w.from]]),
     h("p", {}, h("strong", {}, "Compare these words with those that the machine shows."), " If they differ, somebody stands between you and it: refuse."),
     field("Name", "name", w.name), checks("It", "roles", roleChoice, w.roles || ["server"]),
-    field("Logins that may be taken there", "users", (w.users || (w.login ? [w.login] : [])).join(" "), "with spaces between; * is any"), lives(),
+    field("Logins that may be taken there", "users", (w.users || []).join(" "), "with spaces between; * is any; left empty: " + (w.login || "none") + ", for who only enters others any"), lives(),
     h("div", { class: "row" }, button("The words agree: go on", during(() => toSign({ op: "device.add", device: w.id, name: typed("name"), roles: ticked("roles"), users: words("users"), caps: w.caps || [], expires: Number(typed("life")) }))), cancel()));
 }
 
