@@ -4,6 +4,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 )
@@ -82,8 +84,8 @@ func (b *coordBrowser) claims(label string) (recovery string) {
 	return recovery
 }
 
-// adds brings a machine in: ticket, join, comparing words, signature.
-func (b *coordBrowser) adds(name, roles string) {
+// adds brings a machine in under a name: ticket, join, comparing words, signature.
+func (b *coordBrowser) adds(machine, name, roles string) {
 	b.script.t.Helper()
 	b.press("Add a device")
 	b.fill("#name", name)
@@ -94,10 +96,13 @@ func (b *coordBrowser) adds(name, roles string) {
 	b.press("Make the ticket")
 	line := b.browser.text("dialog pre")
 	b.browser.until("/^1[45]:[0-9][0-9]$/.test(document.querySelector('[role=timer]').textContent)")
-	b.browser.until("document.querySelector('svg.qr path').getAttribute('d').length > 1000")
+	ticket := strings.TrimPrefix(line, "sessio join ")
+	if got := b.qr(); got != ticket {
+		b.script.t.Errorf("the QR code says %q, the line %q", got, line)
+	}
 	b.browser.shot("ticket")
 	b.press("Close")
-	b.script.run("on " + name + "\ntool join -no-wait " + strings.TrimPrefix(line, "sessio join ") + "\ncapture WORDS 'words +(.*)\\n'")
+	b.script.run("on " + machine + "\ntool join -no-wait " + ticket + "\ncapture WORDS 'words +(.*)\\n'")
 	b.says("Waiting for your signature")
 	if got := b.browser.text("[data-waiting] .words"); got != b.vars["WORDS"] {
 		b.script.t.Fatalf("the page shows %q, the machine %q", got, b.vars["WORDS"])
@@ -112,22 +117,282 @@ func (b *coordBrowser) adds(name, roles string) {
 	b.browser.until(fmt.Sprintf("!!document.querySelector('[data-device=%s]')", name))
 }
 
+// qr reads the page's QR code as a camera does.
+func (b *coordBrowser) qr() string {
+	b.script.t.Helper()
+	b.browser.until("document.querySelector('svg.qr').getBoundingClientRect().bottom <= innerHeight || (document.querySelector('svg.qr').scrollIntoView(), false)")
+	file := b.path("qr.png")
+	if err := os.WriteFile(file, b.picture(), 0o600); err != nil {
+		b.script.t.Fatal(err)
+	}
+	out, err := exec.Command("zbarimg", "-q", "--raw", file).Output()
+	if err != nil {
+		b.script.t.Errorf("zbarimg: %v", err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 func TestBrowserCoordinator(t *testing.T) {
 	b := newCoordBrowser(t, "")
 	recovery := b.claims("anna")
+	b.accessible("no device")
 	b.browser.shot("no-device")
-	b.adds("laptop", "client")
-	b.adds("attic", "server")
+	b.adds("laptop", "laptop", "client")
+	b.adds("attic", "attic", "server")
 	b.script.run(`
 		on attic
 		tool -device &attic
 		wait attic 'attic serves as'
 		on laptop
 		tool run attic -- echo through the page
-		stdout '^through the page$'`)
+		stdout '^through the page$'
+		tool status -category attic
+		stdout 'attic +online'
+		stdout 'attic,lab'
+		! stdout 'laptop +'
+		tool trust export -o rec 2
+		capture SIGNER '-I (s[a-z2-7]{25})'
+		exec sh -c 'ssh-keygen -Y verify -n sessio-trust@v1 -f rec/allowed_signers -I "$0" -s rec/statement.sig <rec/statement' $SIGNER
+		stdout 'Good "sessio-trust@v1" signature'`)
 	b.browser.until("!!document.querySelector('[data-device=attic] .online')")
+	b.accessible("devices")
 	b.browser.shot("devices")
+
+	// categories are chips
+	b.press("attic")
+	b.browser.until("document.querySelectorAll('#devices .card').length === 1")
+	b.press("all")
+
+	// what it may do is changed, then it is thrown out
+	b.click("[data-device=attic] button:nth-of-type(2)")
+	b.says("Change attic")
+	b.accessible("change")
+	b.fill("#users", "root ann")
+	b.browser.shot("change")
+	b.press("Go on")
+	b.says("users ann,root")
+	b.press("Sign with the passkey")
+	b.browser.until("document.querySelector('[data-device=attic]').innerText.includes('users ann, root')")
+	b.click("[data-device=attic] button:nth-of-type(3)")
+	b.says("Throw attic out?")
+	b.press("Go on")
+	b.says("reason")
+	b.verifies(false) // a prompt that is not answered signs nothing
+	b.press("Sign with the passkey")
+	b.says("The passkey was not used")
+	b.verifies(true)
+	b.press("Sign with the passkey")
+	b.browser.until("!document.querySelector('[data-device=attic]')")
+	b.script.run(`
+		! tool run attic true
+		stderr 'revoked'`)
+
+	for _, part := range []string{"signers", "history", "account"} {
+		b.js(fmt.Sprintf("location.hash = %q", part))
+		b.browser.until(fmt.Sprintf("document.querySelector('[aria-current=page]').hash === '#%s' && !document.querySelector('[aria-busy]')", part))
+		b.accessible(part)
+		b.browser.shot(part)
+	}
+	b.js("location.hash = 'history'")
+	b.says("Throw out, for ever")
 	if strings.Contains(b.script.proc("vps").said(), recovery) {
 		t.Error("the coordinator knows the recovery key")
 	}
 }
+
+// Signing in and out, and what is not let in.
+func TestBrowserCoordinatorSignin(t *testing.T) {
+	b := newCoordBrowser(t, "-signup open")
+	b.claims("anna")
+	b.adds("attic", "attic", "server")
+
+	// a sign-in that ends, here in another tab, leads to the sign-in
+	post := `fetch("/api/signout", {method: "POST", headers: {"Content-Type": "application/json"}, body: "{}"}).then(r => r.status)`
+	if status, err := b.js(post); status != float64(200) {
+		t.Fatal(status, err)
+	}
+	b.says("Your sign-in is over")
+	b.accessible("sign in")
+	b.browser.shot("signed-out")
+	b.verifies(false)
+	b.press("Sign in with the passkey")
+	b.says("The passkey was not used")
+	b.verifies(true)
+	// what was sent once counts once
+	b.js(`const post = window.fetch; window.fetch = (u, o) => { if (String(u).endsWith("finish")) window.sent = [u, o]; return post(u, o); }; 0`)
+	b.press("Sign in with the passkey")
+	b.browser.until("!!document.querySelector('[data-device=attic]')")
+	if status, err := b.js("post(...window.sent).then(r => r.status)"); status != float64(409) {
+		t.Errorf("a finish played again: %v, %v", status, err)
+	}
+
+	// a script that somebody puts into the page does not run
+	if v, err := b.js(`(() => { const s = document.createElement("script"); s.textContent = "window.evil = 1"; document.body.append(s); return window.evil || 0; })()`); v != float64(0) {
+		t.Errorf("a script of somebody else's ran: %v, %v", v, err)
+	}
+
+	// another name of the same page is another page: no cookie, no passkey
+	b.browser.open(strings.Replace(b.vars["URL"], "localhost", "127.0.0.1", 1) + "/")
+	b.press("Sign in with the passkey")
+	b.says("comes from another page")
+	b.browser.shot("other-name")
+
+	// a second account has a device of the same name
+	b.browser.open(b.vars["URL"] + "/")
+	b.browser.until("!!document.querySelector('[data-device=attic]')")
+	b.js(post)
+	b.says("Make an account")
+	b.swap(nil)
+	b.js("location.hash = 'register'; location.reload()")
+	b.says("Make your account")
+	b.js("localStorage.clear()")
+	b.fill("#label", "bob")
+	b.press("1. Make")
+	b.press("2. Make")
+	b.fill("#again", b.browser.text("#recovery")[60:])
+	b.press("3. Sign")
+	b.says("No device yet")
+	b.adds("cellar", "attic", "server")
+	b.script.run(`
+		on cellar
+		tool status
+		stdout 'this machine: attic, signed'`)
+}
+
+// The passkeys of the page are lost one after the other.
+func TestBrowserCoordinatorLost(t *testing.T) {
+	b := newCoordBrowser(t, "")
+	recovery := b.claims("anna")
+	b.adds("laptop", "laptop", "client")
+
+	// a second one that signs, on another key
+	b.js("location.hash = 'signers'")
+	b.press("Add a passkey that signs")
+	b.press("Make the passkey")
+	b.says("This passkey signs for the account already")
+	first := b.swap(nil)
+	b.press("Make the passkey")
+	b.says("Let another key sign")
+	b.browser.shot("second-signer")
+	second := b.swap(first)
+	for _, c := range second {
+		b.call("WebAuthn.addCredential", map[string]any{"authenticatorId": b.device, "credential": c}, nil)
+	}
+	b.press("Sign: the account")
+	b.browser.until("!!document.querySelector('[data-signer=second]')")
+
+	// those that sign in are lost: the second one makes another
+	b.swap(second)
+	b.js(`fetch("/api/signout", {method: "POST", headers: {"Content-Type": "application/json"}, body: "{}"})`)
+	b.says("Your sign-in is over")
+	b.js("document.querySelector('details').open = true")
+	b.press("Use the signing passkey")
+	b.says("It opens this page and can sign nothing")
+	b.press("Make the passkey")
+	b.browser.until("!!document.querySelector('[data-device=laptop]') || !!document.querySelector('[data-signer=second]')")
+
+	// everything is lost but a machine and the paper
+	b.script.run(`
+		on laptop
+		input ` + recovery + `
+		tool trust recover -passkey &recover`)
+	b.swap(nil)
+	b.script.run(`
+		wait recover '/\n'
+		capture LOCAL recover '(http://[^ ]+/)\n'`)
+	b.browser.open(b.vars["LOCAL"])
+	b.says("Make a passkey that signs")
+	b.click("#go")
+	b.says("Recover the account")
+	b.click("#go")
+	b.says("You may close this page")
+	b.script.run(`
+		ended recover 0
+		tool trust signer list
+		! stdout 'second'
+		stdout 'passkey of http://sessio.localhost:7722'
+		tool account sign-in -passkey &signin
+		wait signin '/\n'
+		capture LOCAL signin '(http://sessio[^ ]+/)\n'`)
+	b.browser.open(b.vars["LOCAL"])
+	b.says("Let a passkey sign in to the coordinator")
+	b.click("#go")
+	b.says("You may close this page")
+	b.script.run(`
+		ended signin 0
+		capture ENROL signin '(http://localhost:[0-9]+/#enrol=[a-z2-7]+)'`)
+	b.browser.open(b.vars["ENROL"])
+	b.press("Make the passkey")
+	b.browser.until("!!document.querySelector('[data-device=laptop]')")
+	b.click("[data-device=laptop] button:nth-of-type(2)")
+	b.says("None of the account's passkeys signs on this page")
+	b.browser.shot("signs-elsewhere")
+}
+
+func TestBrowserCoordinatorAlgorithms(t *testing.T) {
+	for _, name := range []string{"EdDSA", "RS256"} {
+		t.Run(name, func(t *testing.T) {
+			b := newCoordBrowser(t, "")
+			b.browser.open(b.vars["PAGE"])
+			b.says("Make your account")
+			b.algorithm(testAlgs[name])
+			b.press("1. Make")
+			b.press("2. Make")
+			b.fill("#again", b.browser.text("#recovery")[60:])
+			b.press("3. Sign")
+			b.says("No device yet")
+			b.adds("attic", "attic", "server")
+			b.script.run("tool status\nstdout 'this machine: attic, signed'")
+		})
+	}
+}
+
+// accessible checks what a program can check of a page for people who do not
+// see it, or have no mouse: names of controls, order, contrast in both schemes.
+func (b *coordBrowser) accessible(what string) {
+	b.script.t.Helper()
+	for _, scheme := range []string{"light", "dark"} {
+		b.call("Emulation.setEmulatedMedia", map[string]any{"features": []any{map[string]any{"name": "prefers-color-scheme", "value": scheme}}}, nil)
+		v, err := b.js(accessJS)
+		if err != nil {
+			b.script.t.Fatal(err)
+		}
+		if text := fmt.Sprint(v); text != "" {
+			b.script.t.Errorf("%s, %s: %s", what, scheme, text)
+		}
+	}
+	b.call("Emulation.setEmulatedMedia", map[string]any{"features": []any{}}, nil)
+}
+
+const accessJS = `(() => {
+	const wrong = [], root = document.querySelector("dialog[open]") || document.body;
+	const seen = e => e.getClientRects().length > 0 && getComputedStyle(e).visibility !== "hidden";
+	const all = [...root.querySelectorAll("*")].filter(seen);
+	const rgb = c => (c.match(/[\d.]+/g) || [0, 0, 0, 0]).map(Number);
+	const light = c => { const [r, g, b] = rgb(c).map(v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+	const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor, p = rgb(c); if (p.length < 4 || p[3] > 0) return c; } return "rgb(255,255,255)"; };
+	for (const e of all) {
+		const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+		if (own && !e.matches(":disabled")) {
+			const a = light(getComputedStyle(e).color), b = light(ground(e)), ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+			if (ratio < 4.5) wrong.push("contrast " + ratio.toFixed(1) + " of " + e.textContent.trim().slice(0, 30));
+		}
+		if (e.matches("input, select") && !(e.labels && e.labels.length && e.labels[0].textContent.trim())) wrong.push("no label: " + e.id);
+		if (e.matches("button, a[href]") && !(e.textContent.trim() || e.getAttribute("aria-label"))) wrong.push("a control without a name");
+		if (e.matches("button, input:not([type=checkbox]), select") && e.getBoundingClientRect().height < 24) wrong.push("too small to hit: " + e.textContent);
+		if (e.tabIndex > 0) wrong.push("its own focus order: " + e.tagName);
+		if (e.matches("svg") && !e.getAttribute("aria-label")) wrong.push("a picture without a name");
+	}
+	const ids = [...document.querySelectorAll("[id]")].map(e => e.id);
+	if (new Set(ids).size !== ids.length) wrong.push("an id twice");
+	if (!document.documentElement.lang) wrong.push("no language");
+	if (document.querySelectorAll("main").length !== 1) wrong.push("not one main");
+	if (root === document.body && document.querySelectorAll("h1").length !== 1) wrong.push("not one h1");
+	const levels = [...root.querySelectorAll("h1, h2, h3")].filter(seen).map(e => +e.tagName[1]);
+	if (document.querySelector("dialog[open]") && !document.getElementById(document.querySelector("dialog").getAttribute("aria-labelledby"))) wrong.push("a dialog without a title");
+	const order = all.filter(e => e.matches("button:not(:disabled), a[href], input, select, summary"));
+	for (let i = 1; i < order.length; i++)
+		if (order[i - 1].compareDocumentPosition(order[i]) & Node.DOCUMENT_POSITION_PRECEDING) wrong.push("focus goes back");
+	if (innerWidth < document.documentElement.scrollWidth) wrong.push("it is wider than the window");
+	return wrong.join("; ");
+})()`

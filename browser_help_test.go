@@ -271,6 +271,27 @@ func (b *browser) click(selector string) {
 	}
 }
 
+// algorithm has the browser make passkeys of one algorithm alone.
+func (b *browser) algorithm(alg int64) {
+	b.t.Helper()
+	if _, err := b.js(fmt.Sprintf(`(make => { navigator.credentials.create = o => {
+		o.publicKey.pubKeyCredParams = [{ type: "public-key", alg: %d }];
+		return make(o);
+	}; })(navigator.credentials.create.bind(navigator.credentials))`, alg)); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// picture is the page as it is shown now, a PNG.
+func (b *browser) picture() []byte {
+	b.t.Helper()
+	var picture struct {
+		Data []byte `json:"data"`
+	}
+	b.call("Page.captureScreenshot", map[string]any{"format": "png"}, &picture)
+	return picture.Data
+}
+
 // shotsEnv, in the environment, names a folder for pictures of the pages.
 const shotsEnv = "SESSIO_SHOTS"
 
@@ -289,12 +310,8 @@ func (b *browser) shot(name string) {
 		for _, scheme := range []string{"light", "dark"} {
 			b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}, nil)
 			b.call("Emulation.setEmulatedMedia", map[string]any{"features": []any{map[string]any{"name": "prefers-color-scheme", "value": scheme}}}, nil)
-			var picture struct {
-				Data []byte `json:"data"`
-			}
-			b.call("Page.captureScreenshot", map[string]any{"format": "png"}, &picture)
 			file := filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, width, scheme))
-			if err := os.WriteFile(file, picture.Data, 0o644); err != nil {
+			if err := os.WriteFile(file, b.picture(), 0o644); err != nil {
 				b.t.Fatal(err)
 			}
 		}

@@ -50,17 +50,6 @@ func (b *signBrowser) compared(name, title string) {
 	b.script.run(fmt.Sprintf("wait %s 'to be signed on the page: %s\\n'", name, words))
 }
 
-// algorithm has the browser make passkeys of one algorithm alone.
-func (b *signBrowser) algorithm(alg int64) {
-	b.script.t.Helper()
-	if _, err := b.js(fmt.Sprintf(`(make => { navigator.credentials.create = o => {
-		o.publicKey.pubKeyCredParams = [{ type: "public-key", alg: %d }];
-		return make(o);
-	}; })(navigator.credentials.create.bind(navigator.credentials))`, alg)); err != nil {
-		b.script.t.Fatal(err)
-	}
-}
-
 // makesAccount runs account create with a passkey.
 func (b *signBrowser) makesAccount() {
 	b.script.t.Helper()

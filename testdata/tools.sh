@@ -5,7 +5,8 @@ set -euo pipefail
 
 # A tool and the package that brings it.
 test_tools="ssh:openssh-client ssh-keygen:openssh-client ssh-agent:openssh-client /usr/sbin/sshd:openssh-server dbclient:dropbear-bin
-plink:putty-tools /usr/lib/chromium/chromium:chromium git:git rsync:rsync python3:python3 cc:gcc ip:iproute2 ps:procps xz:xz-utils"
+plink:putty-tools /usr/lib/chromium/chromium:chromium git:git rsync:rsync python3:python3 cc:gcc ip:iproute2 ps:procps xz:xz-utils
+zbarimg:zbar-tools"
 lab_tools="ip:iproute2 nft:nftables conntrack:conntrack ping:iputils-ping ssh-keygen:openssh-client
 /usr/sbin/miniupnpd:miniupnpd-nftables"
 slow_tools="qemu-arm-static:qemu-user-static qemu-mipsel-static:qemu-user-static patch:patch"
