@@ -234,7 +234,7 @@ func TestBrowserCoordinatorSignin(t *testing.T) {
 	// another name of the same page is another page: no cookie, no passkey
 	b.browser.open(strings.Replace(b.vars["URL"], "localhost", "127.0.0.1", 1) + "/")
 	b.press("Sign in with the passkey")
-	b.says("comes from another page")
+	b.says("his comes from another page")
 	b.browser.shot("other-name")
 
 	// a second account has a device of the same name

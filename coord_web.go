@@ -176,7 +176,7 @@ func (c *webCall) answer(name string) (any, error) {
 	// A page of another origin can send neither this header's value nor, with
 	// the cookie, anything: SameSite.
 	case route.method == "POST" && c.r.Header.Get("Origin") != c.origin:
-		return nil, errOtherPage
+		return nil, withHint(errOtherPage, "open %s", c.origin)
 	case route.method == "POST" && c.r.Header.Get("Content-Type") != "application/json":
 		return nil, errRequestForm
 	}

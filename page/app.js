@@ -21,7 +21,7 @@ const mono = text => h("span", { class: "mono" }, text);
 
 function say(text, kind) {
   const s = document.getElementById("status");
-  s.textContent = text;
+  s.textContent = text && text[0].toUpperCase() + text.slice(1);
   s.className = kind || "";
 }
 
@@ -108,6 +108,7 @@ function signedOut() {
   if (stream) stream.close();
   stream = null;
   dialog.close();
+  say("");
   showSignin("Your sign-in is over. Sign in again to go on.");
 }
 
@@ -276,7 +277,8 @@ function showDevice(d) {
 const roleChoice = [["server", "may be entered"], ["client", "may enter others"]];
 const capChoice = ["shell", "exec", "sftp", "forward", "pty"].map(c => [c, c]);
 const lifeChoice = [["0", "for ever"], ["2592000", "30 days"], ["31536000", "a year"]];
-const lives = () => [h("label", { for: "life" }, "The signature is good"), h("select", { id: "life" }, lifeChoice.map(([v, t]) => h("option", { value: v }, t)))];
+const lives = until => [h("label", { for: "life" }, "The signature is good"), h("select", { id: "life" },
+  [...(until ? [[String(Math.max(1, Math.round(until - Date.now() / 1000))), "as now, until " + when(until)]] : []), ...lifeChoice].map(([v, t]) => h("option", { value: v }, t)))];
 
 function noPasskeyHere(command) {
   open("Sign on a machine", h("p", {}, "None of the account's passkeys signs on this page. On a machine of the account run:"), h("pre", {}, command), h("div", { class: "row" }, copyButton(() => command), cancel()));
@@ -294,7 +296,7 @@ function signDevice(w) {
 function changeDevice(d) {
   if (!view.signsHere) return noPasskeyHere("sessio trust update " + d.name + " -users …");
   open("Change " + d.name, field("Name", "name", d.name), checks("It", "roles", roleChoice, d.roles), field("Logins that may be taken there", "users", d.users.join(" "), "with spaces between; * is any"),
-    checks("They may use", "caps", capChoice, d.caps), lives(),
+    checks("They may use", "caps", capChoice, d.caps), lives(d.expires),
     h("div", { class: "row" }, button("Go on", during(() => toSign({ op: "device.update", device: d.id, name: typed("name"), roles: ticked("roles"), users: words("users"), caps: ticked("caps"), expires: Number(typed("life")) }))), cancel()));
 }
 
@@ -391,6 +393,7 @@ function render(moved) {
   main.dataset.seq = view.seq;
   const focused = document.activeElement && main.contains(document.activeElement) ? document.activeElement.textContent : "";
   main.replaceChildren(...parts[name][1]().flat(9).filter(Boolean));
+  if (moved) say("");
   if (moved) main.focus();
   else if (focused) { const again = [...main.querySelectorAll("button, a")].find(e => e.textContent === focused); if (again) again.focus(); }
 }
