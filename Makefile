@@ -36,6 +36,7 @@ vet:
 	GOOS=darwin $(GO) vet ./...
 	GOOS=windows $(GO) vet ./...
 	$(GO) vet -C testdata/hub .
+	$(GO) vet -C testdata/pebble .
 
 # An address with a version leaves go.mod alone.
 staticcheck:
