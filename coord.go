@@ -23,6 +23,7 @@ type coordConfig struct {
 	udp    string // address of the UDP port
 	udp2   string // of the second one, "" = the next port
 	http   string // of the HTTP port, "" = none
+	tls    webTLS // of that port
 	url    string // public address, to be printed; "" = the machine's
 	signup string // signupClaim, signupOpen or signupClosed
 }
@@ -107,9 +108,9 @@ func (c *coordinator) run(ctx context.Context, cfg coordConfig, out io.Writer) e
 	}
 	loops := []func(context.Context) error{c.listener.serve, c.sockets.readSecond, c.tickLoop}
 	if cfg.http != "" {
-		ln, err := net.Listen("tcp", cfg.http)
+		ln, keepCert, err := listenWeb(cfg.http, cfg.tls, filepath.Join(cfg.dir, "coord"), c.server.logf)
 		if err != nil {
-			return fmt.Errorf("opening HTTP port: %w", err)
+			return err
 		}
 		page, err := c.page(cfg, word, ln.Addr())
 		if err != nil {
@@ -117,6 +118,9 @@ func (c *coordinator) run(ctx context.Context, cfg coordConfig, out io.Writer) e
 			return err
 		}
 		c.server.logf("http at %s", ln.Addr())
+		if keepCert != nil {
+			loops = append(loops, keepCert)
+		}
 		loops = append(loops, func(ctx context.Context) error { return serveCoordHTTP(ctx, ln, page) })
 	}
 	c.sayReady(out, word)

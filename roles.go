@@ -37,12 +37,14 @@ type roleFlags struct {
 	hold, drain time.Duration
 
 	udp, udp2, http, url, signup string
+	tls                          webTLS
 }
 
 // roleOf tells to which role alone a flag belongs.
 var roleOf = map[string]string{
 	"listen": roleDevice, "hold": roleDevice, "drain": roleDevice, "D": roleDevice,
 	"udp": roleCoordinator, "udp2": roleCoordinator, "http": roleCoordinator, "url": roleCoordinator, "signup": roleCoordinator,
+	"tls-cert": roleCoordinator, "tls-key": roleCoordinator, "acme": roleCoordinator, "acme-directory": roleCoordinator, "http-insecure": roleCoordinator,
 }
 
 func (r *roleFlags) declare(f *flag.FlagSet) {
@@ -62,7 +64,12 @@ func (r *roleFlags) declare(f *flag.FlagSet) {
 	f.Bool("D", true, "device: stay in the foreground, as always")
 	f.StringVar(&r.udp, "udp", ":7722", "coordinator: UDP `address`")
 	f.StringVar(&r.udp2, "udp2", "", "coordinator: UDP `address` that answers echoes too (default the next port)")
-	f.StringVar(&r.http, "http", "", "coordinator: `address` that answers /healthz")
+	f.StringVar(&r.http, "http", "", "coordinator: `address` that answers /healthz (default none; with -acme :443)")
+	f.StringVar(&r.tls.cert, "tls-cert", "", "coordinator: `file` with a certificate for that address, and its chain; read again when it changes")
+	f.StringVar(&r.tls.key, "tls-key", "", "coordinator: `file` with the certificate's private key")
+	f.StringVar(&r.tls.domain, "acme", "", "coordinator: have a certificate of this `domain` made by Let's Encrypt, whose terms you agree to by that")
+	f.StringVar(&r.tls.directory, "acme-directory", "", "coordinator: ACME `URL` of another CA")
+	f.BoolVar(&r.tls.insecure, "http-insecure", false, "coordinator: plain HTTP at an address that others reach, for a proxy that does TLS")
 	f.StringVar(&r.url, "url", "", "coordinator: `URL` by which people reach it")
 	f.StringVar(&r.signup, "signup", signupClaim, "coordinator: who may make an account, a `mode`: claim (who has the printed word, once), open, closed")
 }
@@ -95,6 +102,8 @@ func parseRoles(args []string) (*roleFlags, error) {
 		return nil, usageError("-hold is more than 0, -drain not less")
 	case !slices.Contains([]string{signupClaim, signupOpen, signupClosed}, r.signup):
 		return nil, usageError("-signup %q is not claim, open or closed", r.signup)
+	case err == nil:
+		r.http, err = r.tls.check(r.http)
 	}
 	return r, err
 }
@@ -117,7 +126,7 @@ func rolesHelp() string {
 }
 
 const (
-	coordinatorUsage = "-coordinator [-dir D] [-udp ADDR] [-udp2 ADDR] [-http ADDR] [-url URL] [-signup MODE] [-pidfile F] [-once] [-v]"
+	coordinatorUsage = "-coordinator [-dir D] [-udp ADDR] [-udp2 ADDR] [-http ADDR] [-tls-cert F -tls-key F | -acme DOMAIN [-acme-directory URL] | -http-insecure] [-url URL] [-signup MODE] [-pidfile F] [-once] [-v]"
 	deviceUsage      = "-device [-dir D] [-listen UDPADDR] [-hold D] [-drain D] [-pidfile F] [-once] [-v | -vv | -vvv]"
 )
 
@@ -219,7 +228,7 @@ func (r *roleFlags) run(ctx context.Context, dir string, out io.Writer, logf fun
 		})
 	}
 	start(roleCoordinator, func(ctx context.Context) error {
-		return runCoordinator(ctx, coordConfig{dir: dir, udp: r.udp, udp2: r.udp2, http: r.http, url: r.url, signup: r.signup},
+		return runCoordinator(ctx, coordConfig{dir: dir, udp: r.udp, udp2: r.udp2, http: r.http, tls: r.tls, url: r.url, signup: r.signup},
 			out, func(format string, args ...any) { logf(0, format, args...) })
 	})
 	start(roleDevice, func(ctx context.Context) error {
