@@ -40,7 +40,7 @@ const (
 	// maxACMETries is how often a request is sent whose nonce the CA has
 	// forgotten (RFC 8555, section 6.5).
 	maxACMETries = 10
-	// maxACMEDetail bounds what of a CA's reasons is shown, in bytes.
+	// maxACMEDetail bounds what of a CA's reasons is shown, in characters.
 	maxACMEDetail = 600
 
 	acmeError = "urn:ietf:params:acme:error:"
@@ -57,7 +57,7 @@ type acmeProblem struct {
 }
 
 func (p *acmeProblem) Error() string {
-	return fmt.Sprintf("the CA says %s: %.*s", strings.TrimPrefix(p.Type, acmeError), maxACMEDetail, p.Detail)
+	return fmt.Sprintf("the CA says %.100s: %.*s", strings.TrimPrefix(p.Type, acmeError), maxACMEDetail, p.Detail)
 }
 
 // is reports whether the problem is one of those kinds of RFC 8555.
@@ -276,8 +276,7 @@ func (c *acmeClient) sign(at string, what any) ([]byte, error) {
 	return json.Marshal(jws)
 }
 
-// send makes a request on a connection of its own. An answer of 400 and above is
-// an *acmeProblem. The body goes to answer: as it is to a *[]byte, JSON to others.
+// send makes a request on a connection of its own; readACME says what comes back.
 func (c *acmeClient) send(ctx context.Context, method, at string, body []byte, answer any) (http.Header, error) {
 	ctx, stop := context.WithTimeoutCause(ctx, acmeTimeout, fmt.Errorf("no answer within %v", acmeTimeout))
 	defer stop()
@@ -296,39 +295,48 @@ func (c *acmeClient) send(ctx context.Context, method, at string, body []byte, a
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	var res *http.Response
+	var head http.Header
 	_, err = fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: sessio/%s\r\nConnection: close\r\n"+
 		"Content-Type: application/jose+json\r\nContent-Length: %d\r\n\r\n%s", method, u.RequestURI(), u.Host, version, len(body), body)
 	if err == nil {
-		res, err = http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxACMEAnswer)), &http.Request{Method: method})
+		head, err = readACME(conn, method, answer)
 	}
-	var got []byte
-	if err == nil {
-		got, err = io.ReadAll(res.Body)
+	if head != nil {
+		c.heard, c.nonce = true, head.Get("Replay-Nonce")
 	}
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if p := (*acmeProblem)(nil); err != nil && !errors.As(err, &p) {
+		err = fmt.Errorf("%s %s: %w", method, at, err)
+	}
+	return head, err
+}
+
+// readACME reads an answer to method. One of 400 and above is an *acmeProblem.
+// The body goes to answer: as it is to a *[]byte, JSON to others. There is a
+// header whenever it has come whole.
+func readACME(r io.Reader, method string, answer any) (http.Header, error) {
+	res, err := http.ReadResponse(bufio.NewReader(io.LimitReader(r, maxACMEAnswer)), &http.Request{Method: method})
 	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return nil, fmt.Errorf("%s %s: %w", method, at, err)
+		return nil, err
 	}
-	c.heard, c.nonce = true, res.Header.Get("Replay-Nonce")
-	if res.StatusCode >= 400 {
+	got, err := io.ReadAll(res.Body)
+	switch to := answer.(type) {
+	case *[]byte:
+		*to = got
+	case any:
+		if err == nil && res.StatusCode < 400 {
+			err = json.Unmarshal(got, answer)
+		}
+	}
+	if err == nil && res.StatusCode >= 400 {
 		p := &acmeProblem{Type: "HTTP " + strconv.Itoa(res.StatusCode), Detail: "no reason"}
 		json.Unmarshal(got, p) // or it is no ACME that speaks there
 		p.after = retryAfter(res.Header, time.Now())
-		return nil, p
+		err = p
 	}
-	switch to := answer.(type) {
-	case nil:
-	case *[]byte:
-		*to = got
-	default:
-		if err := json.Unmarshal(got, answer); err != nil {
-			return nil, fmt.Errorf("%s %s: the answer: %w", method, at, err)
-		}
-	}
-	return res.Header, nil
+	return res.Header, err
 }
 
 // retryAfter is the pause that an answer asks for (RFC 9110, section 10.2.3), 0

@@ -232,7 +232,7 @@ func (a *acmeCerts) renew(ctx context.Context) error {
 	defer stop()
 	account, err := a.account()
 	if err != nil {
-		return fmt.Errorf("the account's key: %w", err)
+		return withHint(fmt.Errorf("the account's key: %w", err), "that directory has to be writable; a damaged file may be removed")
 	}
 	a.client = acmeClient{directory: a.client.directory, key: account, roots: a.client.roots, pause: a.client.pause}
 	key, text, err := newACMEKey()
@@ -253,7 +253,7 @@ func (a *acmeCerts) renew(ctx context.Context) error {
 	a.mu.Lock()
 	leaf := a.cert.Leaf
 	a.mu.Unlock()
-	a.logf("certificate for %s from %s, valid until %s", a.domain, leaf.Issuer.CommonName, leaf.NotAfter.UTC().Format(time.DateTime))
+	a.logf("certificate for %s from %.100s, valid until %s", a.domain, leaf.Issuer.CommonName, leaf.NotAfter.UTC().Format(time.DateTime))
 	if a.due() <= 0 {
 		return fmt.Errorf("it is valid from %v to %v: for this machine's clock it should be renewed already", leaf.NotBefore, leaf.NotAfter)
 	}
@@ -288,8 +288,13 @@ func newACMEKey() (key *ecdsa.PrivateKey, text []byte, err error) {
 	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, nil, err
 	}
+	text, err = formatACMEKey(key)
+	return key, text, err
+}
+
+func formatACMEKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	der, err := x509.MarshalECPrivateKey(key)
-	return key, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), err
+	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), err
 }
 
 // parseACMEKey reads a key on P-256 in PEM.
@@ -323,6 +328,8 @@ func acmeWait(failed int, heard bool, err error) time.Duration {
 func acmeHint(heard bool, err error) string {
 	p := (*acmeProblem)(nil)
 	switch errors.As(err, &p); {
+	case hintOf(err) != "":
+		return hintOf(err)
 	case !heard:
 		return "is the CA's address right, may this machine go out by TCP, is its clock right?"
 	case p == nil:
