@@ -80,7 +80,7 @@ func isLoopback(addr string) bool {
 
 const (
 	// maxWebConns bounds the connections of the page, and so their memory: some
-	// 50 KB each with TLS. maxWebConnsPer bounds those with TLS from one address
+	// 30 KB each with TLS, when they wait. maxWebConnsPer bounds those with TLS from one address
 	// (IPv6: from one /64); plain ones may all come by one proxy.
 	maxWebConns    = 512
 	maxWebConnsPer = 64
