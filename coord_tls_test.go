@@ -277,3 +277,62 @@ func FuzzIsDomain(f *testing.F) {
 		}
 	})
 }
+
+// Close ends a handshake under way, and one that nobody takes, and waits.
+func TestWebCloseWaits(t *testing.T) {
+	for name, conf := range map[string]*tls.Config{"in a handshake": webTLSConfig(nil), "not taken": nil} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		web := newWebListener(ln, conf, t.Logf)
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		waitUntil(t, func() bool {
+			web.mu.Lock()
+			defer web.mu.Unlock()
+			return web.conns == 1
+		})
+		if err := web.Close(); err != nil || web.conns != 0 {
+			t.Errorf("%s: %v, %d connections are left", name, err, web.conns)
+		}
+		if _, err := web.Accept(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// An errListener has no descriptors left, and then one.
+type errListener struct {
+	net.Listener
+	failed bool
+}
+
+func (l *errListener) Accept() (net.Conn, error) {
+	if !l.failed {
+		l.failed = true
+		return nil, errors.New("too many open files")
+	}
+	return l.Listener.Accept()
+}
+
+func TestWebGoesOnAfterAcceptErrors(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &tlsTestLog{}
+	defer serveTLSTest(t, newWebListener(&errListener{Listener: ln}, nil, log.logf))()
+	res, err := http.Get("http://" + ln.Addr().String() + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if res.StatusCode != 200 || log.said() != "http: too many open files" {
+		t.Errorf("%s; log: %s", res.Status, log.said())
+	}
+}
