@@ -129,7 +129,7 @@ func (c *coordinator) run(ctx context.Context, cfg coordConfig, out io.Writer) e
 
 // page makes the page, before the listener on UDP answers anybody.
 func (c *coordinator) page(cfg coordConfig, word coordWord, at net.Addr) (*coordWeb, error) {
-	origin, err := webOrigin(cfg.url, at)
+	origin, err := webOrigin(cfg.url, cfg.tls.domain, cfg.tls.cert != "", at)
 	if err != nil {
 		return nil, err
 	}

@@ -289,11 +289,17 @@ func (c *webCall) setCookie(value string, expires time.Time) {
 	http.SetCookie(c.w, k)
 }
 
-// webOrigin is where people find the page: -url, else this machine's loopback,
-// by the one name there that a passkey answers.
-func webOrigin(given string, at net.Addr) (string, error) {
-	if given == "" {
-		_, port, err := net.SplitHostPort(at.String())
+// webOrigin is where people find the page: -url, else the name that a certificate
+// is ordered for, else this machine's loopback, by the one name there that a
+// passkey answers.
+func webOrigin(given, domain string, tls bool, at net.Addr) (string, error) {
+	_, port, err := net.SplitHostPort(at.String())
+	switch {
+	case given == "" && domain != "":
+		given = "https://" + net.JoinHostPort(domain, port)
+	case given == "" && tls:
+		return "", usageError("-url is missing: the page's address, https:// and the name that the certificate is for")
+	case given == "":
 		return "http://localhost:" + port, err
 	}
 	u, err := url.Parse(given)
