@@ -315,21 +315,36 @@ func (p *program) makeTicket(ctx context.Context, c *client, wish grantWish, cat
 		return fmt.Errorf("keeping the ticket: %w", err)
 	}
 	pin, _ := c.trust.anchor()
-	err := c.withCoord(ctx, func(cc *coordClient) error { return cc.ticket(ctx, pin.acct, t.secret, ticketLife, categories) })
+	word := coordWord{addr: pin.coordAddr, keys: pin.coordKeys.coordID(), acct: pin.acct, secret: t.secret}
+	var lines []string
+	err := c.withCoord(ctx, func(cc *coordClient) error {
+		if err := cc.ticket(ctx, pin.acct, t.secret, ticketLife, categories); err != nil {
+			return err
+		}
+		if who, err := cc.whoami(ctx); err == nil { // the ticket is good without
+			lines = installLines(who.url, who.set, word.String())
+		}
+		return nil
+	})
 	if err != nil {
 		os.Remove(t.file)
 		return err
 	}
-	word := coordWord{addr: pin.coordAddr, keys: pin.coordKeys.coordID(), acct: pin.acct, secret: t.secret}
 	fmt.Fprintf(p.out, "sessio join %s\n", word)
+	for _, line := range lines {
+		fmt.Fprintln(p.out, line)
+	}
 	fmt.Fprintf(p.err, "Run this on the new machine within %.0f minutes. It is good once; who has it may ask to join.\n", ticketLife.Minutes())
+	if lines != nil {
+		fmt.Fprintln(p.err, "The other lines are for a machine without sessio: they install what this coordinator hands out, and join (sudo sh: for all its users).")
+	}
 	return nil
 }
 
 func joinVerb() verb {
 	return verb{
 		name:    "join",
-		usage:   "[-name N] [-no-wait] [-yes] TICKET",
+		usage:   "[-name N] [-no-wait] [-yes] [-install] TICKET",
 		summary: "enrol this machine in the account that made the ticket",
 		more: `Shows this machine's id, fingerprint and words, then waits until somebody signs
 them with trust sign. The request stays when the wait is ended.`,
@@ -338,12 +353,13 @@ them with trust sign. The request stays when the wait is ended.`,
 			name := f.String("name", "", "`name` to ask for, unless the ticket has one (default the host name)")
 			noWait := f.Bool("no-wait", false, "leave as soon as the request is made")
 			yes := f.Bool("yes", false, "do not ask whether the account is the right one")
+			install := f.Bool("install", false, "then have this system run sessio -device, as sessio install does")
 			return func(ctx context.Context, p *program, o operands) error {
 				word, err := o.one("TICKET")
 				if err != nil {
 					return err
 				}
-				j := &joining{p: p, yes: *yes, noWait: *noWait, name: *name}
+				j := &joining{p: p, yes: *yes, noWait: *noWait, install: *install, name: *name}
 				if err := j.read(dir, word); err != nil {
 					return err
 				}
@@ -357,7 +373,10 @@ them with trust sign. The request stays when the wait is ended.`,
 type joining struct {
 	p           *program
 	yes, noWait bool
+	install     bool
+	failed      error // what became of that
 	name        string
+	dir         string
 	word        coordWord
 	id          *identity
 	trust       *trustStore
@@ -377,7 +396,7 @@ func (j *joining) read(d stateDir, word string) (err error) {
 	} else if !validName(j.name) {
 		return usageError("-name %q: a-z, 0-9 and dashes, at most 32, no dash at either end", j.name)
 	}
-	if _, j.id, j.trust, err = j.p.openState(d); err != nil {
+	if j.dir, j.id, j.trust, err = j.p.openState(d); err != nil {
 		return err
 	}
 	if pin, ok := j.trust.anchor(); ok && pin.acct != j.word.acct {
@@ -399,12 +418,19 @@ func (j *joining) run(ctx context.Context) error {
 		return err
 	}
 	j.show()
+	if j.install {
+		// A wait may be cut short; the service waits for the signature too.
+		if j.failed = installDevice(j.p.out, j.dir); j.failed != nil {
+			sayError(j.p.err, "sessio install", j.failed)
+			j.failed = &exitError{status: 1} // it is said, and now the signature is waited for
+		}
+	}
 	if j.signed() {
 		return j.done()
 	}
 	if j.noWait {
 		fmt.Fprintln(j.p.out, "not signed yet; this machine may be left to itself: sessio -device waits for it too")
-		return nil
+		return j.failed
 	}
 	return j.wait(ctx)
 }
@@ -506,8 +532,8 @@ func (j *joining) wait(ctx context.Context) error {
 func (j *joining) done() error {
 	dev, _ := j.trust.state().device(j.id.keys.deviceID())
 	fmt.Fprintf(j.p.out, "signed as %s: %s\n", dev.name, sayGrant(dev.roles, dev.users, dev.caps, dev.expires))
-	if dev.hasRole("server") {
-		fmt.Fprintln(j.p.out, "now run: sessio -device")
+	if dev.hasRole("server") && (!j.install || j.failed != nil) {
+		fmt.Fprintln(j.p.out, "now run: sessio -device\nor have it started at every boot: sessio install")
 	}
-	return nil
+	return j.failed
 }

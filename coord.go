@@ -26,6 +26,8 @@ type coordConfig struct {
 	tls    webTLS // of that port
 	url    string // public address, to be printed; "" = the machine's
 	signup string // signupClaim, signupOpen or signupClosed
+
+	binaries string // directory of builds to hand out, "" = none
 }
 
 // coordBuffers is the size of the socket's buffers: a second of the beats of
@@ -53,6 +55,7 @@ type coordinator struct {
 	presence *presence
 	sockets  coordSockets
 	listener *coordListener
+	builds   *buildDir     // nil = none
 	wake     chan struct{} // tick is wanted
 }
 
@@ -68,6 +71,11 @@ func openCoordinator(cfg coordConfig, logf func(string, ...any)) (*coordinator, 
 	if err != nil {
 		return nil, err
 	}
+	if cfg.binaries != "" {
+		if c.builds, err = openBuildDir(cfg.binaries, cfg.url, time.Now, logf); err != nil {
+			return nil, err
+		}
+	}
 	// QUIC begins to read the first socket, and so to call sealed, in listenCoord.
 	sealed := func(b []byte, from udpSource) { c.presence.datagram(time.Now(), b, from) }
 	if c.sockets, err = listenCoordSockets(cfg.udp, cfg.udp2, sealed); err != nil {
@@ -76,6 +84,9 @@ func openCoordinator(cfg coordConfig, logf func(string, ...any)) (*coordinator, 
 	c.presence = newPresence(c.me, ourProto(), time.Now(), c.sockets.send, c.wakeUp)
 	c.presence.second = c.sockets.told()
 	c.server = &coordServer{store: store, presence: c.presence, now: time.Now, logf: logf}
+	if c.builds != nil {
+		c.server.builds = c.builds.told
+	}
 	for _, a := range store.list() {
 		c.server.publishAccount(a)
 	}
@@ -121,7 +132,7 @@ func (c *coordinator) run(ctx context.Context, cfg coordConfig, out io.Writer) e
 		if keepCert != nil {
 			loops = append(loops, keepCert)
 		}
-		loops = append(loops, func(ctx context.Context) error { return serveCoordHTTP(ctx, ln, page) })
+		loops = append(loops, func(ctx context.Context) error { return serveCoordHTTP(ctx, ln, page, c.builds) })
 	}
 	c.sayReady(out, word)
 	return runAll(ctx, loops)
@@ -134,7 +145,11 @@ func (c *coordinator) page(cfg coordConfig, word coordWord, at net.Addr) (*coord
 		return nil, err
 	}
 	c.server.page = origin
-	return newCoordWeb(c.server, word, origin)
+	page, err := newCoordWeb(c.server, word, origin)
+	if err == nil {
+		page.builds = c.builds
+	}
+	return page, err
 }
 
 // runAll runs loops until the first ends, and returns its error when all have

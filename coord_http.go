@@ -1,12 +1,11 @@
 package main
 
-// This file answers HTTP at the coordinator: whether it lives, and the page of
-// coord_web.go.
+// This file answers HTTP at the coordinator: whether it lives, the page of
+// coord_web.go, and builds of this program.
 
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"time"
@@ -15,11 +14,15 @@ import (
 // httpDrain is how long answers under way may take when the coordinator stops.
 const httpDrain = 250 * time.Millisecond
 
-// serveCoordHTTP answers on ln until ctx ends, and closes ln.
-func serveCoordHTTP(ctx context.Context, ln net.Listener, page http.Handler) error {
+// serveCoordHTTP answers on ln until ctx ends, and closes ln. builds may be nil.
+func serveCoordHTTP(ctx context.Context, ln net.Listener, page http.Handler, builds *buildDir) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writePlain(w, "ok\n") })
 	mux.Handle("/", page)
+	if builds != nil {
+		mux.Handle("GET /i/", builds)
+		mux.Handle("GET /b/", builds)
+	}
 	srv := &http.Server{
 		Handler:           http.MaxBytesHandler(mux, maxWebBody),
 		BaseContext:       func(net.Listener) context.Context { return ctx }, // what waits for news ends too
@@ -45,10 +48,4 @@ func serveCoordHTTP(ctx context.Context, ln net.Listener, page http.Handler) err
 		return context.Cause(ctx)
 	}
 	return err
-}
-
-func writePlain(w http.ResponseWriter, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	io.WriteString(w, text) // an error means that the client has gone
 }

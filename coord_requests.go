@@ -41,6 +41,7 @@ type coordServer struct {
 	presence *presence
 	now      func() time.Time
 	logf     func(format string, args ...any)
+	builds   func() (url, set string) // what it hands out, see whoamiMsg; nil = nothing
 
 	strangers rateGate
 	joins     hostGates
@@ -76,7 +77,11 @@ func (s *coordServer) answer(peer *coordPeer, op byte, body []byte) ([]byte, err
 	case opEnrol:
 		return answerTo(body, parseEnrol, func(m *enrolMsg) (*enrolledMsg, error) { return s.enrol(peer, m) })
 	case opWhoami:
-		return (&whoamiMsg{peer.addr, s.now().Unix()}).append(nil), nil
+		m := &whoamiMsg{observed: peer.addr, time: s.now().Unix()}
+		if s.builds != nil {
+			m.url, m.set = s.builds()
+		}
+		return m.append(nil), nil
 	}
 	return nil, coded("request-malformed", "request %d is not known here", op)
 }

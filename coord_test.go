@@ -174,7 +174,7 @@ func TestCoordHTTP(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	ended := make(chan error, 1)
 	page := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "the page") })
-	go func() { ended <- serveCoordHTTP(ctx, ln, page) }()
+	go func() { ended <- serveCoordHTTP(ctx, ln, page, nil) }()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for _, tt := range []struct {
 		method, path, body string

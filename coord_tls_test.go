@@ -84,8 +84,8 @@ func serveTLSTest(t *testing.T, ln net.Listener, more ...func(context.Context) e
 	ctx, cancel := context.WithCancelCause(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- runAll(ctx, append(more, func(ctx context.Context) error { 
-			return serveCoordHTTP(ctx, ln, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "page\n") }))
+		ended <- runAll(ctx, append(more, func(ctx context.Context) error {
+			return serveCoordHTTP(ctx, ln, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "page\n") }), nil)
 		}))
 	}()
 	return func() {

@@ -43,7 +43,9 @@ func (c *webCall) hello() (any, error) {
 type accountView struct {
 	Account    string        `json:"account"`
 	Words      string        `json:"words"`
-	Ticket     string        `json:"ticket"` // a ticket's word but for the secret
+	Ticket     string        `json:"ticket"`  // a ticket's word but for the secret
+	Install    []string      `json:"install"` // lines that bring a machine in, with TICKET for the ticket
+	Builds     []buildView   `json:"builds"`
 	Seq        uint64        `json:"seq"`
 	Head       string        `json:"head"`
 	Expires    int64         `json:"expires"` // of this sign-in
@@ -54,6 +56,13 @@ type accountView struct {
 	Signers    []signerView  `json:"signers"`
 	Passkeys   []passkeyView `json:"passkeys"`
 	Categories []string      `json:"categories"` // all that are in use
+}
+
+// A buildView is a build that the coordinator hands out.
+type buildView struct {
+	Name string `json:"name"`
+	Size int64  `json:"size"` // bytes
+	Sum  string `json:"sum"`  // SHA-256 in hex
 }
 
 type deviceView struct {
@@ -119,6 +128,13 @@ func (c *webCall) view(now time.Time) (*accountView, error) {
 	v := &accountView{Account: c.account.id.String(), Words: acctWords(c.account.id), Ticket: word.String(), Seq: state.seq(), Head: headWords(state.head()), Expires: c.in.Expires,
 		SignsHere: len(c.pageSigners(state, []byte{'d'})) > 0,
 		Devices:   []deviceView{}, Waiting: []waitingView{}, Tickets: []ticketView{}, Signers: []signerView{}, Passkeys: []passkeyView{}, Categories: []string{}}
+	if c.builds != nil {
+		url, set := c.builds.told()
+		v.Install = installLines(url, set, "TICKET")
+		for _, b := range c.builds.current().builds {
+			v.Builds = append(v.Builds, buildView{b.name, b.size, b.sum})
+		}
+	}
 	for _, d := range state.devices() {
 		v.Devices = append(v.Devices, c.viewDevice(d, owner.Categories[d.id], now))
 	}

@@ -65,6 +65,7 @@ type coordWeb struct {
 	word   coordWord // of this coordinator
 	origin string    // "https://coord.example.com"
 	rp     relyingParty
+	builds *buildDir           // nil = none
 	routes map[string]webRoute // by path
 
 	hosts hostGates // of strangers

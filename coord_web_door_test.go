@@ -164,7 +164,7 @@ func TestWebEvents(t *testing.T) {
 	w.server.now = func() time.Time { n := <-now; now <- n; return n }
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- serveCoordHTTP(ctx, ln, w.web) }()
+	go func() { ended <- serveCoordHTTP(ctx, ln, w.web, nil) }()
 	defer func() { stop(); <-ended }()
 	listen := func() (*http.Response, *bufio.Scanner) {
 		t.Helper()

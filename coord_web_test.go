@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -483,6 +484,29 @@ func TestWebDeviceLife(t *testing.T) {
 		if _, _, err := exportRecord(state, raw); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// The page has the line that installs, and says what of.
+func TestWebBuilds(t *testing.T) {
+	w := newOwner(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "sessio-linux-mipsle"), []byte("a program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if w.web.builds, err = openBuildDir(dir, webTestOrigin, time.Now, t.Logf); err != nil {
+		t.Fatal(err)
+	}
+	call := &webCall{coordWeb: w.web, now: w.now}
+	call.account, call.in = w.server.store.signedIn(w.cookie, w.now)
+	v, err := call.view(w.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte("a program")))
+	if len(v.Builds) != 1 || v.Builds[0] != (buildView{"sessio-linux-mipsle", 9, sum}) || len(v.Install) != 2 || !strings.HasSuffix(v.Install[0], " | sh -s -- TICKET") {
+		t.Errorf("%+v %q", v.Builds, v.Install)
 	}
 }
 

@@ -413,14 +413,23 @@ func parseDevices(b []byte) (*devicesMsg, error) { return parseFields(b, new(dev
 //
 //	observed  18 bytes
 //	time      8 bytes   unix seconds at the coordinator
+//	url       1 byte length and text: its public address, a claim until
+//	          installLines has checked it; empty = it hands out no builds
+//	set       1 byte length and text: of builds, see buildSetID
+//
+// A coordinator of before ends behind time.
 type whoamiMsg struct {
 	observed netip.AddrPort
 	time     int64
+	url, set string
 }
 
 func (m *whoamiMsg) fields(c *codec) {
 	c.addr(&m.observed)
-	m.time = int64(c.uint(uint64(m.time), 8))
+	if m.time = int64(c.uint(uint64(m.time), 8)); c.reading && len(c.in) == 0 {
+		return
+	}
+	m.url, m.set = c.text(m.url, 1, 255), c.text(m.set, 1, 255)
 }
 
 func (m *whoamiMsg) append(b []byte) []byte    { return appendFields(b, m) }

@@ -73,11 +73,28 @@ var coordWireTests = []struct {
 			"64" + strings.Repeat("62", 25) + "00 ffffffffffffffff" + strings.Repeat("00", 18) + "00" + "01 03 6c6162 00"},
 	{"enrol", &enrolMsg{coordTest32(0xaa), []byte{7}}, coordTestParsers[13], coordTestA + "00000001 07"},
 	{"enrolled", &enrolledMsg{"https://c", "ab"}, coordTestParsers[14], "0009 68747470733a2f2f63 02 6162"},
-	{"whoami", &whoamiMsg{coordTestAddr, 1_800_000_000}, coordTestParsers[12], coordTestAddrX + "000000006b49d200"},
+	{"whoami", &whoamiMsg{coordTestAddr, 1_800_000_000, "http://a", "b"}, coordTestParsers[12],
+		coordTestAddrX + "000000006b49d200 08 687474703a2f2f61 01 62"},
+	{"whoami without builds", &whoamiMsg{observed: coordTestAddr, time: 1_800_000_000}, coordTestParsers[12],
+		coordTestAddrX + "000000006b49d200 00 00"},
+}
+
+// whoamiBefore is how long a whoamiMsg was before it told of builds, in bytes.
+const whoamiBefore = 18 + 8
+
+// Old programs and new ones understand each other: the one ignores what stands
+// behind the time, the other does without.
+func TestWhoamiOfACoordinatorOfBefore(t *testing.T) {
+	long := (&whoamiMsg{coordTestAddr, 7, "https://coord.example.com", "abc"}).append(nil)
+	got, err := parseWhoami(long[:whoamiBefore])
+	if want := (whoamiMsg{observed: coordTestAddr, time: 7}); err != nil || *got != want {
+		t.Errorf("parsed %+v, %v", got, err)
+	}
 }
 
 // coordTestEnds are lengths at which messages ended before fields were added.
-var coordTestEnds = map[string][]int{"ticket": {68}, "ticket for a category": {68}, "devices": {113, 118}}
+var coordTestEnds = map[string][]int{"ticket": {68}, "ticket for a category": {68}, "devices": {113, 118},
+	"whoami": {whoamiBefore}, "whoami without builds": {whoamiBefore}}
 
 func TestCoordWireBytes(t *testing.T) {
 	for _, tt := range coordWireTests {

@@ -25,7 +25,7 @@ import (
 // udp_linux.go and udp_other.go.
 var layout = []string{
 	// what all else stands on
-	"errs", "self", "ids", "fields", "os lock", "flatfile", "identity",
+	"errs", "self", "ids", "install_line", "fields", "os lock", "flatfile", "identity",
 	// the trust log: bytes, state, disk, exchange
 	"cose", "webauthn", "sshsig trust_ops trust_stmt", "trust trust_rules", "trust_build trust_say", "trust_fork", "trust_store trust_load", "trust_exchange",
 	// datagrams, sockets, paths
@@ -37,15 +37,15 @@ var layout = []string{
 	// links
 	"names", "stream", "peers", "link", "node node_handshakes", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "device",
 	// the coordinator
-	"web", "coord_store coord_owner coord_requests", "coord_stream", "coord_web coord_signin coord_acts coord_views", "coord_acme", "coord_certs", "coord_tls", "coord_http", "coord_sockets", "coord",
+	"web", "coord_store coord_owner coord_requests", "coord_stream", "coord_install coord_web coord_signin coord_acts coord_views", "coord_acme", "coord_certs", "coord_tls", "coord_http", "coord_sockets", "coord",
 	// the verbs
 	"term ssh_client client_session client_tty", "client_grant", "client", "passkey_page", "cli", "client_act client_passkey", "client_run", "client_forward",
-	"client_sign", "client_account", "client_trust", "client_signers", "client_status", "client_sessions", "netcheck netcheck_report", "client_netcheck", "roles main",
+	"client_sign", "install", "client_account", "client_trust", "client_signers", "client_status", "client_sessions", "netcheck netcheck_report", "client_netcheck", "roles client_install main",
 }
 
 // importers names, for a package that few files may know, those files.
 var importers = map[string][]string{
-	"net/http":    {"web", "coord_web", "coord_views", "coord_http", "coord_acme", "passkey_page"},
+	"net/http":    {"web", "coord_web", "coord_views", "coord_http", "coord_install", "coord_acme", "passkey_page"},
 	"os/exec":     {"ssh_child"},
 	"crypto/x509": {"identity", "client_act", "coord_acme", "coord_certs"}, // certificates; a wrong passphrase
 }

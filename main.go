@@ -76,6 +76,7 @@ func verbTable() []verb {
 		trustLogVerb(), trustExportVerb(), trustFsckVerb(), trustResetVerb(),
 		statusVerb(), shellVerb(), runVerb(), forwardStartVerb(), proxyVerb(), sshConfigVerb(), pingVerb(), netcheckVerb(),
 		sessionsListVerb(), sessionsKillVerb(), sessionsRevokeVerb(), sessionsStatsVerb(),
+		installVerb(), uninstallVerb(),
 		versionVerb(),
 		helpVerb(),
 	}

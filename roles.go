@@ -36,14 +36,14 @@ type roleFlags struct {
 	listen      string
 	hold, drain time.Duration
 
-	udp, udp2, http, url, signup string
-	tls                          webTLS
+	udp, udp2, http, url, signup, binaries string
+	tls                                    webTLS
 }
 
 // roleOf tells to which role alone a flag belongs.
 var roleOf = map[string]string{
 	"listen": roleDevice, "hold": roleDevice, "drain": roleDevice, "D": roleDevice,
-	"udp": roleCoordinator, "udp2": roleCoordinator, "http": roleCoordinator, "url": roleCoordinator, "signup": roleCoordinator,
+	"udp": roleCoordinator, "udp2": roleCoordinator, "http": roleCoordinator, "url": roleCoordinator, "signup": roleCoordinator, "binaries": roleCoordinator,
 	"tls-cert": roleCoordinator, "tls-key": roleCoordinator, "acme": roleCoordinator, "acme-directory": roleCoordinator, "http-insecure": roleCoordinator,
 }
 
@@ -72,6 +72,7 @@ func (r *roleFlags) declare(f *flag.FlagSet) {
 	f.BoolVar(&r.tls.insecure, "http-insecure", false, "coordinator: plain HTTP at an address that others reach, for a proxy that does TLS")
 	f.StringVar(&r.url, "url", "", "coordinator: `URL` by which people reach it")
 	f.StringVar(&r.signup, "signup", signupClaim, "coordinator: who may make an account, a `mode`: claim (who has the printed word, once), open, closed")
+	f.StringVar(&r.binaries, "binaries", "", "coordinator: `directory` of builds to hand out to new machines, by -http at -url")
 }
 
 // parseRoles reads args and refuses what would have no effect.
@@ -100,6 +101,8 @@ func parseRoles(args []string) (*roleFlags, error) {
 	switch {
 	case r.hold <= 0 || r.drain < 0:
 		return nil, usageError("-hold is more than 0, -drain not less")
+	case r.binaries != "" && (r.http == "" && r.tls.domain == "" || r.url == ""):
+		return nil, withHint(usageError("-binaries needs -http, which hands them out, and -url, where that is reached"), "-http :8080 -url http://HOST:8080, or https with a server in front")
 	case !slices.Contains([]string{signupClaim, signupOpen, signupClosed}, r.signup):
 		return nil, usageError("-signup %q is not claim, open or closed", r.signup)
 	case err == nil:
@@ -126,7 +129,7 @@ func rolesHelp() string {
 }
 
 const (
-	coordinatorUsage = "-coordinator [-dir D] [-udp ADDR] [-udp2 ADDR] [-http ADDR] [-tls-cert F -tls-key F | -acme DOMAIN [-acme-directory URL] | -http-insecure] [-url URL] [-signup MODE] [-pidfile F] [-once] [-v]"
+	coordinatorUsage = "-coordinator [-dir D] [-udp ADDR] [-udp2 ADDR] [-http ADDR] [-tls-cert F -tls-key F | -acme DOMAIN [-acme-directory URL] | -http-insecure] [-url URL] [-signup MODE] [-binaries DIR] [-pidfile F] [-once] [-v]"
 	deviceUsage      = "-device [-dir D] [-listen UDPADDR] [-hold D] [-drain D] [-pidfile F] [-once] [-v | -vv | -vvv]"
 )
 
@@ -197,14 +200,18 @@ func (r *roleFlags) lock(dir string) (release func(), err error) {
 // that the process was not started to ignore; the next one of the kind ends
 // the process. A log whose reader has gone is no reason to end: a handler that
 // does nothing is, other than ignoring, not inherited by the shells we start.
+// They would lack their ^C where a script has started us by &.
 func untilStopped(ctx context.Context) (context.Context, context.CancelFunc) {
 	var signals []os.Signal
-	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
-		if !signal.Ignored(s) {
+	nothing := make(chan os.Signal, 1)
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
+		if signal.Ignored(s) {
+			signal.Notify(nothing, s)
+		} else if s != syscall.SIGQUIT {
 			signals = append(signals, s)
 		}
 	}
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	signal.Notify(nothing, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(ctx, signals...)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
@@ -228,7 +235,7 @@ func (r *roleFlags) run(ctx context.Context, dir string, out io.Writer, logf fun
 		})
 	}
 	start(roleCoordinator, func(ctx context.Context) error {
-		return runCoordinator(ctx, coordConfig{dir: dir, udp: r.udp, udp2: r.udp2, http: r.http, tls: r.tls, url: r.url, signup: r.signup},
+		return runCoordinator(ctx, coordConfig{dir: dir, udp: r.udp, udp2: r.udp2, http: r.http, tls: r.tls, url: r.url, signup: r.signup, binaries: r.binaries},
 			out, func(format string, args ...any) { logf(0, format, args...) })
 	})
 	start(roleDevice, func(ctx context.Context) error {

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 )
 
@@ -88,4 +89,10 @@ func unb64url(texts ...string) (out [][]byte, err error) {
 		out = append(out, b)
 	}
 	return out, nil
+}
+
+func writePlain(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	io.WriteString(w, text) // an error means that the client has gone
 }

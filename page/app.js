@@ -322,7 +322,7 @@ async function makeTicket() {
   const ticket = view.ticket + "/" + encode32(secret), join = "sessio join " + ticket;
   const left = h("strong", { role: "timer" });
   const lines = [["On the machine, run", join]];
-  if (view.install) lines.push(["Or, where Sessio is not installed yet", view.install.replace("TICKET", ticket)]);
+  if (view.install) lines.push(["Or, where Sessio is not installed yet", view.install[0].replace("TICKET", ticket)], ["The same where curl is missing", view.install[1].replace("TICKET", ticket)]);
   open("Bring the machine in", lines.map(([what, line]) => [h("p", {}, what), h("pre", {}, line), h("div", { class: "row" }, copyButton(() => line))]),
     h("p", {}, "Good once, for ", left, ". Who has it may ask to join; only you let it in."), qrImage(ticket, "The ticket as a QR code"),
     h("p", { class: "hint" }, "Then compare the words that it shows, and sign: it appears under Devices."), h("div", { class: "row" }, cancel()));
@@ -379,6 +379,8 @@ function showHistory() {
 function showAccount() {
   return [h("h1", {}, "Account"), facts([["account", view.account], ["its words", view.words], ["log", "record " + view.seq + ", " + view.head], ["coordinator", hello.coordinator], ["signed in until", when(view.expires)]]),
     h("div", { class: "row" }, h("a", { href: "/api/export", download: true }, "Export the account"), button("Sign out", during(async () => { await ask("signout", {}); signedOut(); showSignin(); }), "quiet")),
+    view.builds ? [h("h2", {}, "Builds that the coordinator hands out"), h("p", {}, "Compare their SHA-256 with those of a place that you trust before you let a machine run them."),
+      h("ul", { class: "cards" }, view.builds.map(b => h("li", { class: "card" }, h("h3", {}, b.name), h("p", { class: "mono soft" }, b.sum), h("p", { class: "soft" }, (b.size / 1e6).toFixed(1) + " MB"))))] : null,
     h("p", { class: "hint" }, "The export has the whole log and what the coordinator keeps beside it. It holds no secret that would let anybody in.")];
 }
 
