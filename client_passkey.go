@@ -1,3 +1,5 @@
+//go:build !router
+
 package main
 
 // This file lets passkeys sign for the verbs: on the page that this program

@@ -22,12 +22,9 @@ type coordConfig struct {
 	dir    string // state directory; the coordinator's is coord in it
 	udp    string // address of the UDP port
 	udp2   string // of the second one, "" = the next port
-	http   string // of the HTTP port, "" = none
-	tls    webTLS // of that port
 	url    string // public address, to be printed; "" = the machine's
 	signup string // signupClaim, signupOpen or signupClosed
-
-	binaries string // directory of builds to hand out, "" = none
+	page   pageConfig
 }
 
 // coordBuffers is the size of the socket's buffers: a second of the beats of
@@ -55,7 +52,6 @@ type coordinator struct {
 	presence *presence
 	sockets  coordSockets
 	listener *coordListener
-	builds   *buildDir     // nil = none
 	wake     chan struct{} // tick is wanted
 }
 
@@ -71,11 +67,6 @@ func openCoordinator(cfg coordConfig, logf func(string, ...any)) (*coordinator, 
 	if err != nil {
 		return nil, err
 	}
-	if cfg.binaries != "" {
-		if c.builds, err = openBuildDir(cfg.binaries, cfg.url, time.Now, logf); err != nil {
-			return nil, err
-		}
-	}
 	// QUIC begins to read the first socket, and so to call sealed, in listenCoord.
 	sealed := func(b []byte, from udpSource) { c.presence.datagram(time.Now(), b, from) }
 	if c.sockets, err = listenCoordSockets(cfg.udp, cfg.udp2, sealed); err != nil {
@@ -84,9 +75,6 @@ func openCoordinator(cfg coordConfig, logf func(string, ...any)) (*coordinator, 
 	c.presence = newPresence(c.me, ourProto(), time.Now(), c.sockets.send, c.wakeUp)
 	c.presence.second = c.sockets.told()
 	c.server = &coordServer{store: store, presence: c.presence, now: time.Now, logf: logf}
-	if c.builds != nil {
-		c.server.builds = c.builds.told
-	}
 	for _, a := range store.list() {
 		c.server.publishAccount(a)
 	}
@@ -117,39 +105,13 @@ func (c *coordinator) run(ctx context.Context, cfg coordConfig, out io.Writer) e
 	if err != nil {
 		return err
 	}
-	loops := []func(context.Context) error{c.listener.serve, c.sockets.readSecond, c.tickLoop}
-	if cfg.http != "" {
-		ln, keepCert, err := listenWeb(cfg.http, cfg.tls, filepath.Join(cfg.dir, "coord"), c.server.logf)
-		if err != nil {
-			return err
-		}
-		page, err := c.page(cfg, word, ln.Addr())
-		if err != nil {
-			ln.Close()
-			return err
-		}
-		c.server.logf("http at %s", ln.Addr())
-		if keepCert != nil {
-			loops = append(loops, keepCert)
-		}
-		loops = append(loops, func(ctx context.Context) error { return serveCoordHTTP(ctx, ln, page, c.builds) })
+	loops, err := c.openPage(cfg, word)
+	if err != nil {
+		return err
 	}
+	loops = append(loops, c.listener.serve, c.sockets.readSecond, c.tickLoop)
 	c.sayReady(out, word)
 	return runAll(ctx, loops)
-}
-
-// page makes the page, before the listener on UDP answers anybody.
-func (c *coordinator) page(cfg coordConfig, word coordWord, at net.Addr) (*coordWeb, error) {
-	origin, err := webOrigin(cfg.url, cfg.tls.domain, cfg.tls.cert != "", at)
-	if err != nil {
-		return nil, err
-	}
-	c.server.page = origin
-	page, err := newCoordWeb(c.server, word, origin)
-	if err == nil {
-		page.builds = c.builds
-	}
-	return page, err
 }
 
 // runAll runs loops until the first ends, and returns its error when all have

@@ -1,3 +1,5 @@
+//go:build !router
+
 package main
 
 // This file orders a certificate from a CA (ACME, RFC 8555) and proves to it by

@@ -1,3 +1,5 @@
+//go:build !router
+
 package main
 
 // This file is what a signed-in owner does on the page. What becomes part of the

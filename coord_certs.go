@@ -1,3 +1,5 @@
+//go:build !router
+
 package main
 
 // This file has the certificates of the coordinator's page: files that somebody

@@ -1,3 +1,5 @@
+//go:build !router
+
 package main
 
 // This file answers HTTP at the coordinator: whether it lives, the page of

@@ -1,3 +1,5 @@
+//go:build !router
+
 package main
 
 // This file hands out builds of this program from a directory: a script that

@@ -1,3 +1,5 @@
+//go:build !router
+
 package main
 
 // This file is how people come in at the page: with a passkey that signs in, by

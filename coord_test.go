@@ -123,7 +123,7 @@ func TestRunCoordinatorFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, cfg := range map[string]coordConfig{
-		"HTTP port in use":     {dir: t.TempDir(), udp: "127.0.0.1:0", http: taken.Addr().String()},
+		"HTTP port in use":     {dir: t.TempDir(), udp: "127.0.0.1:0", page: pageConfig{http: taken.Addr().String()}},
 		"UDP address is none":  {dir: t.TempDir(), udp: "127.0.0.1:none"},
 		"the second is none":   {dir: t.TempDir(), udp: "127.0.0.1:0", udp2: "127.0.0.1:none"},
 		"the URL is none":      {dir: t.TempDir(), udp: "127.0.0.1:0", url: "coord.example.com"},

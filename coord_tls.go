@@ -1,3 +1,5 @@
+//go:build !router
+
 package main
 
 // This file is the TCP port of the coordinator's page: what the flags may say of

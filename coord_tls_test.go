@@ -176,7 +176,7 @@ func TestTLSFilesAreReadAgain(t *testing.T) {
 }
 
 func TestTLSFilesMustBeGoodAtStart(t *testing.T) {
-	cfg := coordConfig{dir: t.TempDir(), udp: "127.0.0.1:0", http: "127.0.0.1:0", signup: signupClaim, tls: webTLS{cert: "/nowhere/cert", key: "/nowhere/key"}}
+	cfg := coordConfig{dir: t.TempDir(), udp: "127.0.0.1:0", signup: signupClaim, page: pageConfig{http: "127.0.0.1:0", tls: webTLS{cert: "/nowhere/cert", key: "/nowhere/key"}}}
 	err := runCoordinator(t.Context(), cfg, io.Discard, t.Logf)
 	if err == nil || !strings.Contains(err.Error(), "/nowhere/cert") || hintOf(err) == "" {
 		t.Errorf("%v, hint %q", err, hintOf(err))

@@ -1,3 +1,5 @@
+//go:build !router
+
 package main
 
 // This file is what the page shows: the state of an account, pushed whenever it

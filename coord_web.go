@@ -1,3 +1,5 @@
+//go:build !router
+
 package main
 
 // This file is the door of the coordinator's page: which request may do what,

@@ -17,6 +17,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base32"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -169,6 +170,9 @@ func validID(s string, prefix byte) bool {
 	return len(s) == idLen && s[0] == prefix &&
 		strings.Trim(s[1:], "abcdefghijklmnopqrstuvwxyz234567") == ""
 }
+
+// b64url is how pages and the program write bytes.
+var b64url = base64.RawURLEncoding
 
 // A ticketSecret is what a ticket proves to who made it.
 type ticketSecret [16]byte

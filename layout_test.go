@@ -37,7 +37,7 @@ var layout = []string{
 	// links
 	"names", "stream", "peers", "link", "node node_handshakes", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "device",
 	// the coordinator
-	"web", "coord_store coord_owner coord_requests", "coord_stream", "coord_install coord_web coord_signin coord_acts coord_views", "coord_acme", "coord_certs", "coord_tls", "coord_http", "coord_sockets", "coord",
+	"web", "coord_store coord_owner coord_requests", "coord_stream", "coord_install coord_web coord_signin coord_acts coord_views", "coord_acme", "coord_certs", "coord_tls", "coord_http", "coord_sockets", "coord_page coord",
 	// the verbs
 	"term ssh_client client_session client_tty", "client_grant", "client", "passkey_page", "cli", "client_act client_passkey", "client_run", "client_forward",
 	"client_sign", "install", "client_account", "client_trust", "client_signers", "client_status", "client_sessions", "netcheck netcheck_report", "client_netcheck", "roles client_install main",
@@ -107,7 +107,7 @@ func layoutPlaces(t *testing.T) map[string]int {
 // isVariant reports whether f is name for some systems: name_linux.go.
 func isVariant(f, name string) bool {
 	tail, ok := strings.CutPrefix(strings.TrimSuffix(f, ".go"), name+"_")
-	return ok && slices.Contains([]string{"linux", "darwin", "bsd", "unix", "windows", "other"}, tail)
+	return ok && slices.Contains([]string{"linux", "darwin", "bsd", "unix", "windows", "other", "router"}, tail)
 }
 
 func TestLayoutOrder(t *testing.T) {

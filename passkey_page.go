@@ -1,3 +1,5 @@
+//go:build !router
+
 package main
 
 // This file serves the page on which a passkey signs, from this program to a

@@ -36,8 +36,8 @@ type roleFlags struct {
 	listen      string
 	hold, drain time.Duration
 
-	udp, udp2, http, url, signup, binaries string
-	tls                                    webTLS
+	udp, udp2, url, signup string
+	page                   pageConfig
 }
 
 // roleOf tells to which role alone a flag belongs.
@@ -64,15 +64,9 @@ func (r *roleFlags) declare(f *flag.FlagSet) {
 	f.Bool("D", true, "device: stay in the foreground, as always")
 	f.StringVar(&r.udp, "udp", ":7722", "coordinator: UDP `address`")
 	f.StringVar(&r.udp2, "udp2", "", "coordinator: UDP `address` that answers echoes too (default the next port)")
-	f.StringVar(&r.http, "http", "", "coordinator: `address` that answers /healthz (default none; with -acme :443)")
-	f.StringVar(&r.tls.cert, "tls-cert", "", "coordinator: `file` with a certificate for that address, and its chain; read again when it changes")
-	f.StringVar(&r.tls.key, "tls-key", "", "coordinator: `file` with the certificate's private key")
-	f.StringVar(&r.tls.domain, "acme", "", "coordinator: have a certificate of this `domain` made by Let's Encrypt, whose terms you agree to by that")
-	f.StringVar(&r.tls.directory, "acme-directory", "", "coordinator: ACME `URL` of another CA")
-	f.BoolVar(&r.tls.insecure, "http-insecure", false, "coordinator: plain HTTP at an address that others reach, for a proxy that does TLS")
 	f.StringVar(&r.url, "url", "", "coordinator: `URL` by which people reach it")
 	f.StringVar(&r.signup, "signup", signupClaim, "coordinator: who may make an account, a `mode`: claim (who has the printed word, once), open, closed")
-	f.StringVar(&r.binaries, "binaries", "", "coordinator: `directory` of builds to hand out to new machines, by -http at -url")
+	r.page.declare(f)
 }
 
 // parseRoles reads args and refuses what would have no effect.
@@ -101,12 +95,10 @@ func parseRoles(args []string) (*roleFlags, error) {
 	switch {
 	case r.hold <= 0 || r.drain < 0:
 		return nil, usageError("-hold is more than 0, -drain not less")
-	case r.binaries != "" && (r.http == "" && r.tls.domain == "" || r.url == ""):
-		return nil, withHint(usageError("-binaries needs -http, which hands them out, and -url, where that is reached"), "-http :8080 -url http://HOST:8080, or https with a server in front")
 	case !slices.Contains([]string{signupClaim, signupOpen, signupClosed}, r.signup):
 		return nil, usageError("-signup %q is not claim, open or closed", r.signup)
 	case err == nil:
-		r.http, err = r.tls.check(r.http)
+		err = r.page.check(r.url)
 	}
 	return r, err
 }
@@ -129,7 +121,7 @@ func rolesHelp() string {
 }
 
 const (
-	coordinatorUsage = "-coordinator [-dir D] [-udp ADDR] [-udp2 ADDR] [-http ADDR] [-tls-cert F -tls-key F | -acme DOMAIN [-acme-directory URL] | -http-insecure] [-url URL] [-signup MODE] [-binaries DIR] [-pidfile F] [-once] [-v]"
+	coordinatorUsage = "-coordinator [-dir D] [-udp ADDR] [-udp2 ADDR] [-url URL] [-signup MODE]" + pageUsage + " [-pidfile F] [-once] [-v]"
 	deviceUsage      = "-device [-dir D] [-listen UDPADDR] [-hold D] [-drain D] [-pidfile F] [-once] [-v | -vv | -vvv]"
 )
 
@@ -235,7 +227,7 @@ func (r *roleFlags) run(ctx context.Context, dir string, out io.Writer, logf fun
 		})
 	}
 	start(roleCoordinator, func(ctx context.Context) error {
-		return runCoordinator(ctx, coordConfig{dir: dir, udp: r.udp, udp2: r.udp2, http: r.http, tls: r.tls, url: r.url, signup: r.signup, binaries: r.binaries},
+		return runCoordinator(ctx, coordConfig{dir: dir, udp: r.udp, udp2: r.udp2, url: r.url, signup: r.signup, page: r.page},
 			out, func(format string, args ...any) { logf(0, format, args...) })
 	})
 	start(roleDevice, func(ctx context.Context) error {

@@ -1,3 +1,5 @@
+//go:build !router
+
 package main
 
 // This file is what the two pages have in common, the one that this program
@@ -6,7 +8,6 @@ package main
 
 import (
 	_ "embed"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -75,9 +76,6 @@ func pageJSON(w http.ResponseWriter, status int, v any) {
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(v) // an error means that the browser has gone
 }
-
-// b64url is how the page and the program write bytes.
-var b64url = base64.RawURLEncoding
 
 // unb64url reads each text, in order; an error names nothing, for it is shown.
 func unb64url(texts ...string) (out [][]byte, err error) {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the program as it is shipped. Arguments: flags of the linker, then
-# what else "go build" shall be told. The system is that of GOOS and GOARCH.
+# what else "go build" shall be told. The system is that of GOOS and GOARCH;
+# SESSIO_TAGS=router leaves out all that speaks HTTP.
 #
 # Nothing here speaks HTTP/2 (0.6 MB). Our own package is not inlined into
 # itself (0.14 MB), nor are packages that no packet passes through, or where a
@@ -18,4 +19,4 @@ golang.org/x/sys/unix golang.org/x/crypto/ssh golang.org/x/crypto/cryptobyte ven
 crypto/internal/fips140/nistec/fiat"
 flags=()
 for package in $cold; do flags+=("-gcflags=$package=-l"); done
-CGO_ENABLED=0 exec "${GO:-go}" build -trimpath -tags nethttpomithttp2 "${flags[@]}" -ldflags "$ldflags -funcalign=16" "$@" .
+CGO_ENABLED=0 exec "${GO:-go}" build -trimpath -tags "nethttpomithttp2 ${SESSIO_TAGS:-}" "${flags[@]}" -ldflags "$ldflags -funcalign=16" "$@" .

@@ -23,3 +23,12 @@ while read -r os arch variant name; do
 		testdata/build.sh "$ldflags" -o "dist/sessio-$name"
 	echo "dist/sessio-$name"
 done <<<"$targets"
+
+# For routers: nothing that speaks HTTP, so no page of the coordinator, and none
+# on which passkeys sign.
+while read -r os arch variant name; do
+	case $os in linux) ;; *) continue ;; esac
+	GOOS=$os GOARCH=$arch GOARM=${variant//[!0-9]/} GOMIPS=${variant//[^a-z]/} SESSIO_TAGS=router \
+		testdata/build.sh "$ldflags" -o "dist/sessio-router-$name"
+	echo "dist/sessio-router-$name"
+done <<<"$targets"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Takes the demo's walkthrough with the builds for mipsle and arm, emulated.
+# Takes the demo's walkthrough with the routers' builds for mipsle and arm,
+# emulated.
 # As root the kernel is told to start them by itself while this runs, so that
 # the program can start itself again for another user. Argument: flags of the
 # linker.
@@ -32,7 +33,7 @@ register() {
 walk() {
 	local emulator
 	emulator=$(command -v "$2") || { echo "$2 is missing: package qemu-user-static" >&2; exit 1; }
-	cp "dist/sessio-linux-$1" "$bin/sessio"
+	cp "dist/sessio-router-linux-$1" "$bin/sessio"
 	echo "== $1"
 	if [ "$(id -u)" = 0 ] && register "sessio-test-$1" "$emulator" "$3"; then
 		SESSIO_OTHER=nobody testdata/demo.sh "$bin/sessio"

@@ -17,6 +17,14 @@ linux-armv7 9700000 3000000
 linux-riscv64 - -
 linux-mips 11000000 2900000
 linux-mipsle 11000000 2900000
+router-linux-amd64 8500000 -
+router-linux-arm64 8000000 -
+router-linux-armv5 8200000 -
+router-linux-armv6 8200000 -
+router-linux-armv7 8200000 -
+router-linux-riscv64 - -
+router-linux-mips 9200000 -
+router-linux-mipsle 9200000 -
 "
 over() { [ "$2" != - ] && [ "$1" -gt "$2" ]; }
 mb() { if [ "$1" = - ]; then echo -; else awk -v n="$1" 'BEGIN { printf "%.2f", n / 1e6 }'; fi; }
