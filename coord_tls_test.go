@@ -243,7 +243,7 @@ func TestWebTLSFlags(t *testing.T) {
 	} {
 		r, err := parseRoles(append([]string{"-coordinator"}, strings.Fields(tt.args)...))
 		if tt.err == "" {
-			if err != nil || r.http != tt.addr {
+			if err != nil || r.page.http != tt.addr {
 				t.Errorf("%s: %v, %v", tt.args, r, err)
 			}
 			continue
@@ -253,8 +253,8 @@ func TestWebTLSFlags(t *testing.T) {
 		}
 	}
 	r, err := parseRoles([]string{"-coordinator", "-acme", "A.Example"})
-	if err != nil || r.tls.domain != "a.example" {
-		t.Errorf("%v, %v", r.tls, err)
+	if err != nil || r.page.tls.domain != "a.example" {
+		t.Errorf("%v, %v", r.page.tls, err)
 	}
 	if _, err := parseRoles([]string{"-device", "-acme", "a.example"}); exitStatus(err) != 2 {
 		t.Errorf("a device has a page: %v", err)
