@@ -17,6 +17,8 @@ encoding/pem reflect fmt flag math/big vendor/golang.org/x/text/... vendor/golan
 path path/filepath compress/... bufio strconv internal/strconv strings time context syscall internal/poll
 golang.org/x/sys/unix golang.org/x/crypto/ssh golang.org/x/crypto/cryptobyte vendor/golang.org/x/crypto/cryptobyte
 crypto/internal/fips140/nistec/fiat"
+align=16
+case ${GOARCH:-} in arm | mips*) align=8 ;; esac # where a cache line holds less
 flags=()
 for package in $cold; do flags+=("-gcflags=$package=-l"); done
-CGO_ENABLED=0 exec "${GO:-go}" build -trimpath -tags "nethttpomithttp2 ${SESSIO_TAGS:-}" "${flags[@]}" -ldflags "$ldflags -funcalign=16" "$@" .
+CGO_ENABLED=0 exec "${GO:-go}" build -trimpath -tags "nethttpomithttp2 ${SESSIO_TAGS:-}" "${flags[@]}" -ldflags "$ldflags -funcalign=$align" "$@" .
