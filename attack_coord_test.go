@@ -46,12 +46,18 @@ type attackHooks struct {
 func newAttackCoord(t testing.TB) *attackCoord {
 	t.Helper()
 	c := &attackCoord{t: t, me: presTestIdentity(t)}
-	store, err := openCoordStore(t.TempDir(), signupClaim, t.Logf)
+	dir := t.TempDir()
+	store, err := openCoordStore(dir, signupClaim, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sessions, err := openSessionStore(dir, time.Now(), t.Logf)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := newPresence(c.me, ourProto(), time.Now(), c.send, nil)
-	c.coordServer = &coordServer{store: store, presence: p, now: time.Now, logf: func(string, ...any) {}}
+	c.coordServer = &coordServer{store: store, sessions: sessions, presence: p, now: time.Now, logf: func(string, ...any) {}}
+	p.keeper = c.coordServer
 	if c.coordSockets, err = listenCoordSockets("127.0.0.1:0", "", func(b []byte, from udpSource) { p.datagram(time.Now(), b, from) }); err != nil {
 		t.Fatal(err)
 	}
@@ -72,6 +78,7 @@ func newAttackCoord(t testing.TB) *attackCoord {
 		tr.Close()
 		running.Wait()
 		c.coordSockets.close()
+		sessions.close()
 	})
 	return c
 }

@@ -163,6 +163,30 @@ func TestBrowserCoordinator(t *testing.T) {
 	b.browser.until("document.querySelectorAll('#devices .card').length === 1")
 	b.press("all")
 
+	// who is in is shown, and may be sent out
+	b.script.run(`
+		on laptop
+		tool run attic -- 'echo in; sleep 1000' &in
+		wait in 'in'`)
+	b.js("location.hash = 'sessions'")
+	b.says("connections")
+	b.browser.until("[...document.querySelectorAll('[data-session]')].some(r => r.innerText.includes('laptop') && r.children[4].textContent === '1')")
+	b.accessible("sessions")
+	b.browser.shot("sessions")
+	b.press("End")
+	b.script.run("ended in 255")
+	b.browser.until("[...document.querySelectorAll('[data-session]')].every(r => r.children[4].textContent === '0')")
+	b.script.run(`
+		tool run attic -- 'echo in; sleep 1000' &in
+		wait in 'in'`)
+	b.press("Revoke all")
+	b.press("Revoke all")
+	b.script.run(`
+		ended in 255
+		tool run attic -- echo introduced anew
+		stdout '^introduced anew$'`)
+	b.js("location.hash = 'devices'")
+
 	// what it may do is changed, then it is thrown out
 	b.click("[data-device=attic] button:nth-of-type(2)")
 	b.says("Change attic")

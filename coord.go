@@ -67,6 +67,10 @@ func openCoordinator(cfg coordConfig, logf func(string, ...any)) (*coordinator, 
 	if err != nil {
 		return nil, err
 	}
+	sessions, err := openSessionStore(dir, time.Now(), logf)
+	if err != nil {
+		return nil, err
+	}
 	// QUIC begins to read the first socket, and so to call sealed, in listenCoord.
 	sealed := func(b []byte, from udpSource) { c.presence.datagram(time.Now(), b, from) }
 	if c.sockets, err = listenCoordSockets(cfg.udp, cfg.udp2, sealed); err != nil {
@@ -74,7 +78,8 @@ func openCoordinator(cfg coordConfig, logf func(string, ...any)) (*coordinator, 
 	}
 	c.presence = newPresence(c.me, ourProto(), time.Now(), c.sockets.send, c.wakeUp)
 	c.presence.second = c.sockets.told()
-	c.server = &coordServer{store: store, presence: c.presence, now: time.Now, logf: logf}
+	c.server = &coordServer{store: store, sessions: sessions, presence: c.presence, now: time.Now, logf: logf}
+	c.presence.keeper = c.server
 	for _, a := range store.list() {
 		c.server.publishAccount(a)
 	}
@@ -94,9 +99,9 @@ func (c *coordinator) wakeUp() {
 	}
 }
 
-// close ends QUIC, then the sockets.
+// close ends QUIC, then the sockets; then nothing comes to be kept any more.
 func (c *coordinator) close() error {
-	return errors.Join(c.listener.close(), c.sockets.close())
+	return errors.Join(c.listener.close(), c.sockets.close(), c.server.sessions.close())
 }
 
 // run runs the loops. The first to fail ends the others.
@@ -109,7 +114,7 @@ func (c *coordinator) run(ctx context.Context, cfg coordConfig, out io.Writer) e
 	if err != nil {
 		return err
 	}
-	loops = append(loops, c.listener.serve, c.sockets.readSecond, c.tickLoop)
+	loops = append(loops, c.listener.serve, c.sockets.readSecond, c.tickLoop, c.keepSessions)
 	c.sayReady(out, word)
 	return runAll(ctx, loops)
 }
@@ -140,6 +145,10 @@ func (c *coordinator) tickLoop(ctx context.Context) error {
 		}
 		timer.Reset(time.Until(c.presence.tick(time.Now())))
 	}
+}
+
+func (c *coordinator) keepSessions(ctx context.Context) error {
+	return c.server.sessions.run(ctx, time.Now, c.server.logf)
 }
 
 // word is how this coordinator is named to others.

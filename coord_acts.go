@@ -8,7 +8,6 @@ package main
 // tickets, categories, running sessions.
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"time"
@@ -282,6 +281,28 @@ func (c *webCall) categories() (any, error) {
 	})
 }
 
+// sessionsEnd closes the connections that run by sessions; sessionsRevoke makes
+// the sessions worthless as well.
+func (c *webCall) sessionsEnd() (any, error)    { return c.sessions(c.server.endSessions) }
+func (c *webCall) sessionsRevoke() (any, error) { return c.sessions(c.server.revokeSessions) }
+
+func (c *webCall) sessions(act func(acctID, sessionMatch) (int, error)) (any, error) {
+	return doing(c, func(in *struct {
+		ID, Device, Client string
+		All                bool
+	}) (any, error) {
+		which := sessionMatch{id: in.ID, target: deviceID(in.Device), client: deviceID(in.Client), all: in.All}
+		if which == (sessionMatch{}) {
+			return nil, coded("request-malformed", "which sessions is not said")
+		}
+		n, err := act(c.account.id, which)
+		if err == nil && n == 0 {
+			err = coded("session-unknown", "there is no such session, or not any more")
+		}
+		return map[string]int{"count": n}, err
+	})
+}
+
 // export is all that the coordinator keeps of the account, but who is signed in.
 func (c *webCall) export() (any, error) {
 	records, err := c.account.records(0, maxRecords)
@@ -299,6 +320,3 @@ func (c *webCall) export() (any, error) {
 		Owner       ownerState `json:"owner"`
 	}{c.account.id.String(), c.word.String(), c.now.UTC(), records, o}, nil
 }
-
-// isOwn reports whether a sign-in is that of the request.
-func (c *webCall) isOwn(in signin) bool { return bytes.Equal(in.Hash, c.in.Hash) }

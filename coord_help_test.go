@@ -127,7 +127,12 @@ func (s *coordTestServer) open(me *identity) {
 		s.t.Fatal(err)
 	}
 	p := newPresence(me, protoRange{1, 1, "test"}, s.now(), func([]byte, udpSource) {}, nil)
-	s.coordServer = &coordServer{store: store, presence: p, now: s.now, logf: s.t.Logf}
+	sessions, err := openSessionStore(s.dir, s.now(), s.t.Logf)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { sessions.close() })
+	s.coordServer = &coordServer{store: store, sessions: sessions, presence: p, now: s.now, logf: s.t.Logf}
 	for _, a := range store.list() {
 		s.publishAccount(a)
 	}

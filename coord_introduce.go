@@ -2,7 +2,8 @@ package main
 
 // This file introduces devices to each other: a call becomes an answer to the
 // caller and a ring to the device called, at once, and both go out again until
-// they are acknowledged. News of an account's log goes out the same way.
+// they are acknowledged. News of an account's log goes out the same way, and so
+// does the word that sessions are to end.
 //
 // A source that is not proved never gets more bytes than came from it.
 
@@ -36,7 +37,7 @@ const (
 	callBurst = 256
 )
 
-// When an answer, a ring and news go out again, counted from the first; at the
+// When an answer, a ring, news and an end go out again, counted from the first; at the
 // last time all hope ends. A ring unanswered then means a silent device.
 var (
 	introTimes = []time.Duration{50 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond,
@@ -184,6 +185,10 @@ func (p *presence) introduceLocked(in presInput, msg *callMsg, c *presCall, prov
 	ring := c.target != target || c.rung != inst.id || c.from.addr != in.from.addr || c.cands != cands ||
 		!c.acked && c.ring == nil
 	p.keepCallLocked(c)
+	if p.keeper != nil && c.target != target && in.m.standing == memberActive {
+		acct, client, called, token := in.m.acct.id, in.m.deviceID(), target.deviceID(), c.token
+		p.after = append(p.after, func() { p.keeper.sessionMade(acct, client, called, token, p.ttl) })
+	}
 	c.from, c.proved, c.credit, c.cands = in.from, proved, credit, cands
 	p.resendLocked(in.at, &c.answer, resend{kind: msgAnswer, m: in.m, receiver: in.head.sender, body: body, call: c, times: introTimes})
 	if ring {
@@ -246,6 +251,7 @@ type resend struct {
 	receiver instanceID
 	body     []byte
 	call     *presCall // of an answer or a ring
+	done     func()    // called without the lock when it is acknowledged; may be nil
 	times    []time.Duration
 	owner    **resend // set to nil when the resend ends
 
@@ -325,6 +331,9 @@ func (p *presence) ackLocked(in presInput, rest []byte) {
 	if r.kind == msgRing {
 		r.call.acked = true
 	}
+	if r.done != nil {
+		p.after = append(p.after, r.done)
+	}
 	p.endResendLocked(r)
 }
 
@@ -346,6 +355,28 @@ func (p *presence) newsLocked(at time.Duration, a *presAccount) {
 			p.resendLocked(at, new(*resend), resend{kind: msgNews, m: m, receiver: m.instances[i].id, body: body, times: newsTimes})
 		}
 	}
+}
+
+// end tells the process of a device that serves to end sessions, again and again
+// as with news; done is called when that process has acknowledged it. It reports
+// whether there is one to tell.
+func (p *presence) end(now time.Time, acct acctID, target deviceID, msg *endMsg, done func()) bool {
+	p.mu.Lock()
+	defer p.unlockAndSend()
+	a := p.accounts[acct]
+	if a == nil || len(p.intro.due) >= maxResends {
+		return false
+	}
+	m := a.member(target)
+	if m == nil || m.standing != memberActive {
+		return false
+	}
+	inst := m.serving()
+	if inst == nil {
+		return false
+	}
+	p.resendLocked(now.Sub(p.start), new(*resend), resend{kind: msgEnd, m: m, receiver: inst.id, body: msg.append(nil), done: done, times: newsTimes})
+	return true
 }
 
 // introTickLocked sends what is due again and forgets old calls.

@@ -62,7 +62,7 @@ func TestCoordStoreSurvivesKill(t *testing.T) {
 	seen := map[acctID]*coordKillSeen{}
 	for round := range 12 {
 		lines := 1 + round*5%13
-		for _, line := range coordKillRun(t, dir, lines) {
+		for _, line := range coordKillRun(t, "TestCoordKillHelper", dir, lines) {
 			coordKillNote(t, seen, line)
 		}
 		s := coordTestOpen(t, dir, signupOpen)
@@ -80,11 +80,11 @@ func TestCoordStoreSurvivesKill(t *testing.T) {
 	}
 }
 
-// coordKillRun starts the helper, kills it when it has said so many lines, and
-// returns all that it has said.
-func coordKillRun(t *testing.T, dir string, lines int) (said []string) {
+// coordKillRun starts a test as the helper, kills it when it has said so many
+// lines, and returns all that it has said.
+func coordKillRun(t *testing.T, helper, dir string, lines int) (said []string) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestCoordKillHelper$")
+	cmd := exec.Command(os.Args[0], "-test.run=^"+helper+"$")
 	cmd.Env = append(os.Environ(), coordKillDir+"="+dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {

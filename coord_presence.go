@@ -65,8 +65,8 @@ func (w wireAddr) addrPort() (a netip.AddrPort) {
 	return a
 }
 
-// A presInstance is a process of a device that beats: 80 bytes, and 18 for
-// each candidate.
+// A presInstance is a process of a device that beats: 96 bytes, 18 for each
+// candidate, and 13 for each session that runs.
 type presInstance struct {
 	id     instanceID
 	first  uint32 // seconds since the table began: when it came
@@ -77,6 +77,7 @@ type presInstance struct {
 	serves bool
 	left   bool   // it has said that it ends; serves is what it did
 	cands  string // wireAddrs
+	runs   string // appendRunning; "" = no connection is open
 	build  unique.Handle[string]
 }
 
@@ -145,6 +146,16 @@ func (a *presAccount) member(id deviceID) *presMember {
 	return a.members[i]
 }
 
+// A sessionKeeper remembers sessions; the table knows of those that run what
+// the last beat said. It is called without the table's lock, and may call back.
+type sessionKeeper interface {
+	// sessionMade: a call of client has made a session for target.
+	sessionMade(acct acctID, client, target deviceID, token sessionToken, ttl uint32)
+	// sessionsRun: a process of target that serves has beaten. runs names the
+	// client of each session that connections are open under.
+	sessionsRun(acct acctID, target deviceID, runs map[sessionID]deviceID)
+}
+
 // presence is the table. All methods may be called at once; send and wake are
 // called without the lock.
 type presence struct {
@@ -154,7 +165,8 @@ type presence struct {
 	second   netip.AddrPort // the other port as beatAck tells it; set before the first datagram
 	ttl      uint32         // life of a session in seconds, 0 = without end
 	send     func(b []byte, to udpSource)
-	wake     func() // tick is wanted earlier than it said
+	wake     func()        // tick is wanted earlier than it said
+	keeper   sessionKeeper // set before the first datagram; nil: nobody remembers
 	start    time.Time
 	secret   [32]byte // makes cookies
 
@@ -166,6 +178,7 @@ type presence struct {
 	sweepAt  time.Duration
 	promised time.Duration // when the caller of tick will come again
 	out      []outDatagram // goes out when mu is released
+	after    []func()      // called after that
 	intro    introductions // see coord_introduce.go
 }
 
@@ -270,8 +283,8 @@ func (p *presence) datagram(now time.Time, b []byte, from udpSource) {
 
 // unlockAndSend releases mu, then sends what was to be sent.
 func (p *presence) unlockAndSend() {
-	out := p.out
-	p.out = nil
+	out, after := p.out, p.after
+	p.out, p.after = nil, nil
 	wake := p.intro.earlierThan(p.promised)
 	if wake {
 		p.promised = p.intro.due[0].next
@@ -279,6 +292,9 @@ func (p *presence) unlockAndSend() {
 	p.mu.Unlock()
 	for _, d := range out {
 		p.send(d.b, d.to)
+	}
+	for _, f := range after {
+		f()
 	}
 	if wake && p.wake != nil {
 		p.wake()
@@ -367,6 +383,7 @@ func (p *presence) beatLocked(in presInput, rest []byte) {
 	case p.receivesAt(in, inst, msg.cookie):
 		if p.countBeatLocked(in, msg, window) {
 			p.beatAckLocked(in)
+			p.runsLocked(in, msg)
 		} else {
 			p.refuseLocked(in, refuseMsg{reason: refuseLimit})
 		}
@@ -401,6 +418,10 @@ func (p *presence) countBeatLocked(in presInput, msg *beatMsg, window replayWind
 	inst.local = p.localIndexLocked(in.from.local)
 	if cands := wireAddrs(msg.cands); cands != inst.cands {
 		inst.cands = cands
+	}
+	inst.runs = ""
+	if len(msg.running) > 0 {
+		inst.runs = string(appendRunning(nil, msg.running))
 	}
 	inst.build = unique.Make(msg.proto.build)
 	m.seen, m.heard = now, true

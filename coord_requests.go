@@ -38,6 +38,7 @@ const (
 // A coordServer answers requests.
 type coordServer struct {
 	store    *coordStore
+	sessions *sessionStore
 	presence *presence
 	now      func() time.Time
 	logf     func(format string, args ...any)
@@ -99,13 +100,21 @@ func answerTo[Q any, A payload](body []byte, parse func([]byte) (Q, error), do f
 	return a.append(nil), nil
 }
 
-// publishAccount tells the presence table what an account's log and list hold now.
+// publishAccount tells the presence table what an account's log and list hold now,
+// and the sessions whose they may be.
 func (s *coordServer) publishAccount(a *coordAccount) {
 	a.publish.Lock() // the last one to come tells the newest
 	defer a.publish.Unlock()
 	now := s.now()
 	seq, head, members := a.members(now)
 	s.presence.update(now, a.id, seq, head, members)
+	active := map[deviceID]bool{}
+	for _, m := range members {
+		if m.standing == memberActive {
+			active[m.keys.deviceID()] = true
+		}
+	}
+	s.sessions.keepOnly(a.id, active)
 }
 
 func (s *coordServer) create(m *createMsg) (*headMsg, error) {

@@ -19,6 +19,8 @@ const (
 	// beatEvery keeps the NAT's hole to the coordinator open, and presence
 	// with it; up to a fifth is taken off at random, never added.
 	beatEvery = 25 * time.Second
+	// usesGap paces the beats that tell of connections which begin and end.
+	usesGap = time.Second
 	// callRetry paces an unanswered call: 50, 100, 200, 400 ms, then each second.
 	callRetry = 50 * ms
 	// callSlow paces a call that nobody has answered for a quarter of a minute.
@@ -40,6 +42,9 @@ type coordTalk struct {
 	serves  bool // our process may be rung
 	cookie  cookie
 	cands   func() []netip.AddrPort
+	uses    func() uint64           // changes when a session's connections do
+	running func() []runningSession // what a beat says of them; both nil: serves nobody
+	told    uint64                  // uses when we beat last
 
 	observed netip.AddrPort // where the coordinator sees us
 	place    netip.AddrPort // where it did when a beat last counted
@@ -55,10 +60,11 @@ type coordTalk struct {
 	onPlace   func(now time.Time, at netip.AddrPort) // a beat counts, from a new address; may be nil
 	onRefused func(m *refuseMsg)                     // a beat was refused
 	onRelayed func(now time.Time, m *relayedMsg)
+	onEnd     func(m *endMsg) // sessions are to end
 
-	second netip.AddrPort       // its other port; without an IP that of its first
-	echoes map[uint64]*echoCall // by nonce
-	rings  map[callID]time.Time
+	second netip.AddrPort              // its other port; without an IP that of its first
+	echoes map[uint64]*echoCall        // by nonce
+	rings  map[callID]time.Time        // and orders to end sessions, by when they came
 	left   map[instanceID]replayWindow // of the coordinator's former instances
 }
 
@@ -103,6 +109,9 @@ func (c *coordTalk) known(now time.Time) bool {
 // tick sends what is due and says when it wants to be called again.
 func (c *coordTalk) tick(now time.Time) (next time.Time) {
 	if c.beating {
+		if soon := c.lastBeat.Add(usesGap); c.uses != nil && c.uses() != c.told && c.nextBeat.After(soon) {
+			c.nextBeat = soon
+		}
 		if !c.nextBeat.After(now) {
 			c.beat(now)
 		}
@@ -146,7 +155,11 @@ func (c *coordTalk) beatAgain(now time.Time) {
 
 func (c *coordTalk) beat(now time.Time) {
 	c.lastBeat = now
-	c.transmit(msgBeat, &beatMsg{proto: ourProto(), serves: c.serves, cookie: c.cookie, cands: c.cands()}, 0)
+	m := beatMsg{proto: ourProto(), serves: c.serves, cookie: c.cookie, cands: c.cands()}
+	if c.uses != nil {
+		c.told, m.running = c.uses(), c.running()
+	}
+	c.transmit(msgBeat, &m, 0)
 	if c.tries < len(beatRetry) {
 		c.nextBeat = now.Add(beatRetry[c.tries])
 	} else {
@@ -320,6 +333,8 @@ func (c *coordTalk) handle(now time.Time, h msgHead, rest []byte, from udpSource
 			c.ack(h)
 			c.onHead(m.seq, m.head)
 		}
+	case msgEnd:
+		c.end(now, h, rest)
 	}
 }
 
@@ -420,14 +435,35 @@ func (c *coordTalk) ring(now time.Time, h msgHead, rest []byte) {
 		return
 	}
 	c.ack(h)
-	if _, seen := c.rings[m.call]; seen || !c.serves || len(c.rings) >= maxRings {
+	if c.serves && len(c.rings) < maxRings && c.first(now, m.call) {
+		c.onRing(now, m)
+	}
+}
+
+// end is acknowledged when it is done. It comes again until then, and what
+// begins meanwhile may stay.
+func (c *coordTalk) end(now time.Time, h msgHead, rest []byte) {
+	m, err := parseEnd(rest)
+	if err != nil || c.onEnd == nil {
 		return
 	}
-	c.rings[m.call] = now
-	c.onRing(now, m)
+	if c.first(now, m.order) {
+		c.onEnd(m)
+	}
+	c.ack(h)
 }
 
 // maxRings bounds the rings remembered for a minute, about 64 bytes each.
 const maxRings = 1024
+
+// first reports whether a ring or an order has not come within a minute before,
+// and remembers it if there is room.
+func (c *coordTalk) first(now time.Time, id callID) bool {
+	_, seen := c.rings[id]
+	if !seen && len(c.rings) < maxRings {
+		c.rings[id] = now
+	}
+	return !seen
+}
 
 func (c *coordTalk) ack(h msgHead) { c.transmit(msgAck, &ackMsg{h.counter}, 0) }

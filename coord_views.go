@@ -43,21 +43,22 @@ func (c *webCall) hello() (any, error) {
 
 // An accountView is what the page knows.
 type accountView struct {
-	Account    string        `json:"account"`
-	Words      string        `json:"words"`
-	Ticket     string        `json:"ticket"`  // a ticket's word but for the secret
-	Install    []string      `json:"install"` // lines that bring a machine in, with TICKET for the ticket
-	Builds     []buildView   `json:"builds"`
-	Seq        uint64        `json:"seq"`
-	Head       string        `json:"head"`
-	Expires    int64         `json:"expires"` // of this sign-in
-	SignsHere  bool          `json:"signsHere"`
-	Devices    []deviceView  `json:"devices"`
-	Waiting    []waitingView `json:"waiting"`
-	Tickets    []ticketView  `json:"tickets"`
-	Signers    []signerView  `json:"signers"`
-	Passkeys   []passkeyView `json:"passkeys"`
-	Categories []string      `json:"categories"` // all that are in use
+	Account    string         `json:"account"`
+	Words      string         `json:"words"`
+	Ticket     string         `json:"ticket"`  // a ticket's word but for the secret
+	Install    []string       `json:"install"` // lines that bring a machine in, with TICKET for the ticket
+	Builds     []buildView    `json:"builds"`
+	Seq        uint64         `json:"seq"`
+	Head       string         `json:"head"`
+	Expires    int64          `json:"expires"` // of this sign-in
+	SignsHere  bool           `json:"signsHere"`
+	Devices    []deviceView   `json:"devices"`
+	Waiting    []waitingView  `json:"waiting"`
+	Tickets    []ticketView   `json:"tickets"`
+	Sessions   []sessionShown `json:"sessions"`
+	Signers    []signerView   `json:"signers"`
+	Passkeys   []passkeyView  `json:"passkeys"`
+	Categories []string       `json:"categories"` // all that are in use
 }
 
 // A buildView is a build that the coordinator hands out.
@@ -104,6 +105,19 @@ type ticketView struct {
 	Expires int64  `json:"expires"`
 }
 
+// maxShownSessions bounds what a page is shown; those that run come first.
+const maxShownSessions = 200
+
+type sessionShown struct {
+	ID      string `json:"id"`
+	Client  string `json:"client"` // name of the device, or its id
+	Device  string `json:"device"`
+	Made    int64  `json:"made"`
+	Expires int64  `json:"expires"` // 0 = never
+	Live    int    `json:"live"`
+	Revoked bool   `json:"revoked"`
+}
+
 type signerView struct {
 	ID          signerID `json:"id"`
 	Label       string   `json:"label"`
@@ -129,7 +143,7 @@ func (c *webCall) view(now time.Time) (*accountView, error) {
 	word.acct = c.account.id
 	v := &accountView{Account: c.account.id.String(), Words: acctWords(c.account.id), Ticket: word.String(), Seq: state.seq(), Head: headWords(state.head()), Expires: c.in.Expires,
 		SignsHere: len(c.pageSigners(state, []byte{'d'})) > 0,
-		Devices:   []deviceView{}, Waiting: []waitingView{}, Tickets: []ticketView{}, Signers: []signerView{}, Passkeys: []passkeyView{}, Categories: []string{}}
+		Devices:   []deviceView{}, Waiting: []waitingView{}, Tickets: []ticketView{}, Sessions: []sessionShown{}, Signers: []signerView{}, Passkeys: []passkeyView{}, Categories: []string{}}
 	if c.builds != nil {
 		url, set := c.builds.told()
 		v.Install = installLines(url, set, "TICKET")
@@ -150,6 +164,22 @@ func (c *webCall) view(now time.Time) (*accountView, error) {
 	}
 	for _, t := range wait.tickets {
 		v.Tickets = append(v.Tickets, ticketView{b64url.EncodeToString(t.hash[:]), owner.wish(t.hash).Grant.Name, t.expires})
+	}
+	named := func(id deviceID) string {
+		if d, ok := state.device(id); ok {
+			return d.name
+		}
+		return string(id)
+	}
+	for _, s := range c.server.sessionsOf(c.account.id) {
+		if len(v.Sessions) == maxShownSessions {
+			break
+		}
+		shown := sessionShown{ID: s.id, Client: named(s.client), Device: named(s.device), Made: s.made.Unix(), Live: s.live, Revoked: s.revoked}
+		if !s.expires.IsZero() {
+			shown.Expires = s.expires.Unix()
+		}
+		v.Sessions = append(v.Sessions, shown)
 	}
 	for _, s := range state.signers() {
 		about, print, err := sayKey(s.signerLine)

@@ -128,6 +128,8 @@ func newCoordWeb(server *coordServer, word coordWord, origin string) (*coordWeb,
 		"ticket/cancel":   {"POST", true, (*webCall).ticketCancel},
 		"waiting/refuse":  {"POST", true, (*webCall).waitingRefuse},
 		"categories":      {"POST", true, (*webCall).categories},
+		"sessions/end":    {"POST", true, (*webCall).sessionsEnd},
+		"sessions/revoke": {"POST", true, (*webCall).sessionsRevoke},
 		"passkey/begin":   {"POST", true, (*webCall).passkeyBegin},
 		"passkey/remove":  {"POST", true, (*webCall).passkeyRemove},
 	}
@@ -231,7 +233,7 @@ func (c *webCall) addr() netip.Addr {
 var webStatus = map[string]int{
 	"signed-out": http.StatusUnauthorized, "other-page": http.StatusForbidden, "denied": http.StatusForbidden, "no-power": http.StatusForbidden,
 	"signup-closed": http.StatusForbidden, "claim-unknown": http.StatusForbidden, "too-often": http.StatusTooManyRequests, "busy": http.StatusTooManyRequests,
-	"limit": http.StatusTooManyRequests, "not-found": http.StatusNotFound, "method": http.StatusMethodNotAllowed, "unknown-device": http.StatusNotFound,
+	"limit": http.StatusTooManyRequests, "not-found": http.StatusNotFound, "method": http.StatusMethodNotAllowed, "unknown-device": http.StatusNotFound, "session-unknown": http.StatusNotFound,
 	"stale-head": http.StatusConflict, "too-late": http.StatusConflict, "passkey-known": http.StatusConflict, "too-large": http.StatusRequestEntityTooLarge,
 }
 

@@ -44,7 +44,7 @@ func newWebTest(t testing.TB, signup string) *webTest {
 // start begins anew on a store: the coordinator's process is another one.
 func (w *webTest) start(store *coordStore) {
 	id := webTestIdentity(w.t)
-	w.server = &coordServer{store: store, now: func() time.Time { return w.now }, page: webTestOrigin,
+	w.server = &coordServer{store: store, sessions: sessionTestOpen(w.t, w.t.TempDir(), w.now), now: func() time.Time { return w.now }, page: webTestOrigin,
 		logf: func(format string, args ...any) { fmt.Fprintf(&w.logged, format+"\n", args...) }}
 	w.server.presence = newPresence(id, ourProto(), w.now, func([]byte, udpSource) {}, func() {})
 	var err error
@@ -553,12 +553,11 @@ func TestWebPasskeys(t *testing.T) {
 	third := w.passkey(coseES256)
 	w.cookie = ""
 	w.must("prove/begin", struct{}{}, &ask)
-	proof := w.uses(w.signer, ask, "")
 	if code := w.ask("prove/finish", w.uses(third, ask, ""), nil); code != "no-power" {
 		t.Errorf("a passkey of nobody proves: %q", code)
 	}
 	w.must("prove/begin", struct{}{}, &ask)
-	proof = w.uses(w.signer, ask, "")
+	proof := w.uses(w.signer, ask, "")
 	w.must("prove/finish", proof, &ask)
 	if code := w.ask("prove/finish", proof, nil); code != "too-late" {
 		t.Errorf("a proof replayed: %q", code)

@@ -198,7 +198,7 @@ func (l *lender) sessions(r lendRequest) (a lendAnswer, err error) {
 		list := n.ssh.list(r.User)
 		a.Sessions = list[:min(len(list), maxListed)]
 	case "kill":
-		a.Count = n.ssh.kill(r.IDs, r.User)
+		a.Count = n.ssh.kill(func(id, user, _ string) bool { return slices.Contains(r.IDs, id) || r.User != "" && user == r.User })
 	default:
 		owner := [32]byte{}
 		if r.Device != "" {

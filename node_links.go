@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -272,6 +273,32 @@ func (n *node) recalledLocked(now time.Time, l *link, m *answerMsg) {
 // endLinkLocked closes a link without holding the lock for it.
 func (n *node) endLinkLocked(l *link, code string) {
 	n.running.Go(func() { l.close(code) })
+}
+
+// runningSessions are those that connections are open under, for a beat.
+func (n *node) runningSessions() (list []runningSession) {
+	n.sessions.running(func(t sessionToken, owner [32]byte, live int) {
+		list = append(list, runningSession{t.id(), byte(live), sealHintOf(n.acct, owner[:])})
+	})
+	return list
+}
+
+// endSessions does what the coordinator asks for. It may: the log lets the same
+// clients in again. n.mu is held.
+func (n *node) endSessions(m *endMsg) {
+	client, known := n.deviceOf(m.client) // without keys, if it was revoked before it was in the log
+	match := func(t sessionToken, owner [32]byte) bool {
+		return m.all || known && string(owner[:]) == string(client.keys.sign) || slices.Contains(m.ids, t.id())
+	}
+	ended := 0
+	if m.keep {
+		tokens := map[string]bool{}
+		n.sessions.running(func(t sessionToken, owner [32]byte, _ int) { tokens[t.publicID()] = match(t, owner) })
+		ended = n.ssh.kill(func(_, _, token string) bool { return tokens[token] })
+	} else {
+		ended = n.sessions.revoke(match)
+	}
+	n.logf(1, "%d ended, asked for by way of the coordinator", ended)
 }
 
 // logChanged acts on a new head: peers hear of it, and links of those who may

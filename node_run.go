@@ -68,6 +68,8 @@ func (n *node) start(addrs []netip.AddrPort) error {
 	}
 	if n.ssh != nil {
 		n.peers.member = n.memberOf
+		n.sessions.used, n.talk.uses, n.talk.running = n.poke, n.sessions.uses.Load, n.runningSessions
+		n.talk.onEnd = n.endSessions
 	}
 	n.peers.onHello = n.helloLocked
 	n.peers.observe = func(now time.Time, sock int, seen func(time.Time, netip.AddrPort)) {

@@ -155,6 +155,39 @@ func TestSessionsRevoked(t *testing.T) {
 	}
 }
 
+// Thousands are forgotten in one go, at the moment that they expire and not before,
+// and neither those in use nor by a clock that steps back.
+func TestSessionsReaped(t *testing.T) {
+	now := time.Now()
+	tab := newSessionTable(now)
+	owner := make([]byte, 32)
+	const many = 2500
+	for i := range many {
+		tab.add(now, sessionToken{1, byte(i), byte(i >> 8)}, owner, time.Hour)
+	}
+	tab.add(now, sessionToken{2}, owner, 0) // as long as tokens live
+	lease, err := tab.take(now, sessionToken{1}, owner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []struct {
+		after time.Duration
+		left  int
+	}{{-24 * time.Hour, many + 1}, {time.Hour - 1, many + 1}, {time.Hour, 2}, {-time.Hour, 2}, {tokenTTL - 1, 2}, {tokenTTL, 1}} {
+		tab.reap(now.Add(at.after))
+		if n := len(tab.entries); n != at.left {
+			t.Fatalf("after %v: %d left, want %d", at.after, n, at.left)
+		}
+	}
+	lease.release()
+	if tab.reap(now.Add(tokenTTL)); len(tab.entries) != 0 {
+		t.Error("one stays when it is used no more")
+	}
+	if n := tab.revoke(func(sessionToken, [32]byte) bool { return true }); n != 0 {
+		t.Errorf("%d of none revoked", n)
+	}
+}
+
 // Whatever happens, the counts are those of the connections that there are.
 func TestSessionsCountsAreTrue(t *testing.T) {
 	now := time.Now()

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -131,15 +130,19 @@ func (s *sshServer) list(user string) (out []sshStatus) {
 	return out
 }
 
-var errSSHKilled = errors.New("ended by sessions kill")
+var errSSHKilled = errors.New("ended by the owner")
 
-// kill ends the connections with one of the ids, or of the user if that is
-// named, and says how many.
-func (s *sshServer) kill(ids []string, user string) (n int) {
+// kill ends the connections that match, by id, login ("" before there is one)
+// and the public id of the token that they came by, and says how many.
+func (s *sshServer) kill(match func(id, user, token string) bool) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		if slices.Contains(ids, c.id) || user != "" && c.login != nil && c.login.user == user {
+		user := ""
+		if c.login != nil {
+			user = c.login.user
+		}
+		if match(c.id, user, c.token) {
 			c.end(errSSHKilled)
 			n++
 		}

@@ -23,10 +23,10 @@ func (*sshServer) serve(_ context.Context, nc net.Conn, _ ssh.PublicKey, _ strin
 	return errors.Join(errNoSSHServer, nc.Close())
 }
 
-func (*sshServer) recheck()                  {}
-func (*sshServer) closeAll(time.Duration)    {}
-func (*sshServer) list(string) []sshStatus   { return nil }
-func (*sshServer) kill([]string, string) int { return 0 }
+func (*sshServer) recheck()                                       {}
+func (*sshServer) closeAll(time.Duration)                         {}
+func (*sshServer) list(string) []sshStatus                        { return nil }
+func (*sshServer) kill(func(id, user, token string) bool) (n int) { return 0 }
 
 // There is no child process for it either.
 func isNetChild([]string) bool { return false }

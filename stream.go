@@ -12,12 +12,12 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -180,8 +180,8 @@ func openStream(ctx context.Context, conn *quic.Conn, h streamHead) (*quic.Strea
 }
 
 const (
-	maxPerToken  = 3  // SSH connections at once under one token
-	maxPerDevice = 20 // SSH connections at once in all that come by links
+	maxPerToken  = 3          // SSH connections at once under one token
+	maxPerDevice = maxRunning // SSH connections at once in all that come by links
 	// maxTokens bounds the tokens remembered, about 200 bytes each.
 	maxTokens = 4096
 	// tokenWait is how long an unknown token from an authorised key waits
@@ -202,7 +202,9 @@ type sessionEntry struct {
 
 // A sessionTable is safe for concurrent use.
 type sessionTable struct {
-	start time.Time // monotonic zero of the lifetimes
+	start time.Time     // monotonic zero of the lifetimes
+	uses  atomic.Uint64 // how often a connection has begun or ended
+	used  func()        // called after each; set before the first
 
 	mu      sync.Mutex
 	entries map[sessionToken]*sessionEntry // guarded by mu
@@ -211,11 +213,11 @@ type sessionTable struct {
 }
 
 func newSessionTable(now time.Time) *sessionTable {
-	return &sessionTable{start: now, entries: map[sessionToken]*sessionEntry{}, changed: make(chan struct{})}
+	return &sessionTable{start: now, used: func() {}, entries: map[sessionToken]*sessionEntry{}, changed: make(chan struct{})}
 }
 
-// publicID names a session where its token must not be shown.
-func (t sessionToken) publicID() string { return hex.EncodeToString(t[:4]) }
+// publicID is the token's id as people read it.
+func (t sessionToken) publicID() string { return t.id().String() }
 
 // add makes a token known; a token that is known already stays as it is. ttl
 // may only shorten its life; 0 means that it does not.
@@ -286,7 +288,22 @@ type sessionLease struct {
 // first, then the device.
 func (t *sessionTable) take(now time.Time, token sessionToken, owner ed25519.PublicKey) (l sessionLease, err error) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	l, err = t.takeLocked(now, token, owner)
+	t.mu.Unlock()
+	if err == nil {
+		t.changedUse()
+	}
+	return l, err
+}
+
+// changedUse tells that a connection has begun or ended.
+func (t *sessionTable) changedUse() {
+	t.uses.Add(1)
+	t.used()
+}
+
+// takeLocked is take. t.mu must be held.
+func (t *sessionTable) takeLocked(now time.Time, token sessionToken, owner ed25519.PublicKey) (l sessionLease, err error) {
 	e := t.entries[token]
 	switch {
 	case e == nil || e.owner != [32]byte(owner):
@@ -304,11 +321,23 @@ func (t *sessionTable) take(now time.Time, token sessionToken, owner ed25519.Pub
 	t.live++
 	return sessionLease{ended: e.ended, release: sync.OnceFunc(func() {
 		t.mu.Lock()
-		defer t.mu.Unlock()
 		e.live--
 		t.live--
 		t.changedLocked()
+		t.mu.Unlock()
+		t.changedUse()
 	})}, nil
+}
+
+// running calls each with every session that connections are open under.
+func (t *sessionTable) running(each func(token sessionToken, owner [32]byte, live int)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for token, e := range t.entries {
+		if e.live > 0 {
+			each(token, e.owner, e.live)
+		}
+	}
 }
 
 // changedLocked wakes whoever awaits. t.mu must be held.

@@ -12,13 +12,14 @@ package main
 // the last field are ignored: that is where fields are added.
 
 import (
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// The types; those from 12 on stand in wire_path.go.
+// The types; those from 12 to 16 stand in wire_path.go.
 const (
 	msgBeat    = 1
 	msgBeatAck = 2
@@ -36,6 +37,7 @@ const (
 	msgRelay   = 14
 	msgRelayed = 15
 	msgNote    = 16
+	msgEnd     = 17
 )
 
 // protoVersion is the version of everything on the wire that this program
@@ -103,23 +105,64 @@ type cookie [16]byte
 
 // A beatMsg tells the coordinator that a device is up. After the head:
 //
-//	proto   protoRange
-//	flags   1 byte    1 = its process serves (may be rung), 2 = it is leaving
-//	cookie  16 bytes  as last sent to this address
-//	cands   1 byte count, then 18 bytes each
+//	proto    protoRange
+//	flags    1 byte    1 = its process serves (may be rung), 2 = it is leaving
+//	cookie   16 bytes  as last sent to this address
+//	cands    1 byte count, then 18 bytes each
+//	running  1 byte count, at most maxRunning, then each: id 4 bytes, live
+//	         1 byte, client 8 bytes. Earlier programs end before it.
 type beatMsg struct {
-	proto  protoRange
-	serves bool
-	leaves bool
-	cookie cookie
-	cands  []netip.AddrPort
+	proto   protoRange
+	serves  bool
+	leaves  bool
+	cookie  cookie
+	cands   []netip.AddrPort
+	running []runningSession
+}
+
+// maxRunning bounds the sessions of a beat: a device serves no more connections
+// at once. With as many, and maxCandidates, a beat has less than 600 bytes.
+const maxRunning = 20
+
+// A runningSession is a session that connections are open under.
+type runningSession struct {
+	id     sessionID
+	live   byte    // connections
+	client [8]byte // its sealHint
 }
 
 func (m *beatMsg) append(b []byte) []byte {
 	b = m.proto.append(b)
 	b = append(b, boolByte(m.serves)|boolByte(m.leaves)<<1)
 	b = append(b, m.cookie[:]...)
-	return appendAddrs(b, m.cands)
+	return appendRunning(appendAddrs(b, m.cands), m.running)
+}
+
+func appendRunning(b []byte, list []runningSession) []byte {
+	list = list[:min(len(list), maxRunning)]
+	b = append(b, byte(len(list)))
+	for _, r := range list {
+		b = append(append(append(b, r.id[:]...), r.live), r.client[:]...)
+	}
+	return b
+}
+
+func readRunning(s *cryptobyte.String) (list []runningSession, err error) {
+	var count uint8
+	if s.Empty() {
+		return nil, nil
+	}
+	if s.ReadUint8(&count); count > maxRunning {
+		return nil, fmt.Errorf("beat with %d sessions, at most %d", count, maxRunning)
+	}
+	for range count {
+		var r runningSession
+		if !s.CopyBytes(r.id[:]) || !s.ReadUint8(&r.live) || !s.CopyBytes(r.client[:]) {
+			return nil, errShort
+		}
+		list = append(list, r)
+	}
+	return list, nil
 }
 
 func parseBeat(b []byte) (*beatMsg, error) {
@@ -131,7 +174,9 @@ func parseBeat(b []byte) (*beatMsg, error) {
 	}
 	m.serves, m.leaves = flags&1 != 0, flags&2 != 0
 	var err error
-	m.cands, err = readAddrs(&s)
+	if m.cands, err = readAddrs(&s); err == nil {
+		m.running, err = readRunning(&s)
+	}
 	return &m, err
 }
 
@@ -197,6 +242,13 @@ type callID [8]byte
 
 // A sessionToken names a session: 128 random bits.
 type sessionToken [16]byte
+
+// A sessionID is the first bytes of a token: it names a session where the token
+// must not be shown.
+type sessionID [4]byte
+
+func (t sessionToken) id() sessionID { return sessionID(t[:4]) }
+func (id sessionID) String() string  { return hex.EncodeToString(id[:]) }
 
 // A callMsg asks to be introduced. Its datagram is padded to maxDatagram while
 // its source is unproved. After the head:
@@ -372,7 +424,8 @@ func parseRefuse(b []byte) (*refuseMsg, error) {
 	return &m, nil
 }
 
-// An ackMsg ends the retransmission of an answer, ring or news. After the head:
+// An ackMsg ends the retransmission of an answer, ring, news or end. After the
+// head:
 //
 //	counter  8 bytes  of the message acknowledged
 type ackMsg struct{ counter uint64 }
@@ -407,6 +460,40 @@ func parseNews(b []byte) (*newsMsg, error) {
 	}
 	return &m, nil
 }
+
+// An endMsg tells the device that serves sessions to end some of them. After the
+// head:
+//
+//	order   8 bytes   drawn for it: however often it comes, it is obeyed once
+//	flags   1 byte    1 = all sessions, 2 = their connections only: the sessions
+//	                  stay good
+//	client  1 byte length and device id: all sessions of that device; empty = no
+//	        device's
+//	ids     1 byte count, at most maxEndIDs, then 4 bytes each
+type endMsg struct {
+	order  [8]byte
+	all    bool
+	keep   bool
+	client deviceID
+	ids    []sessionID
+}
+
+// maxEndIDs keeps an endMsg below maxDatagram.
+const maxEndIDs = 200
+
+func (m *endMsg) fields(c *codec) {
+	c.fixed(m.order[:])
+	flags := c.uint(uint64(boolByte(m.all)|boolByte(m.keep)<<1), 1)
+	m.all, m.keep = flags&1 != 0, flags&2 != 0
+	m.client = deviceID(c.text(string(m.client), 1, idLen))
+	if c.reading && m.client != "" && !validID(string(m.client), 'd') {
+		c.fail("%q is no device id", string(m.client))
+	}
+	listed(c, &m.ids, 1, maxEndIDs, "sessions", func(id *sessionID) { c.fixed(id[:]) })
+}
+
+func (m *endMsg) append(b []byte) []byte { return appendFields(b, m) }
+func parseEnd(b []byte) (*endMsg, error) { return parseFields(b, new(endMsg)) }
 
 // A pingMsg asks a peer to prove that it receives here; bytes may follow to
 // try a size. After the head:

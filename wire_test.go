@@ -19,11 +19,13 @@ var wireMessages = []struct {
 	bytes string
 }{
 	{msgBeat, "beat", func(b []byte) (payload, error) { return parseBeat(b) },
-		&beatMsg{proto: protoRange{1, 2, "v1"}, serves: true, cookie: cookie{15: 9}, cands: addrList("192.0.2.1:22")},
-		"01 02 02 7631 01 00000000000000000000000000000009 01 00000000000000000000ffffc0000201 0016"},
+		&beatMsg{proto: protoRange{1, 2, "v1"}, serves: true, cookie: cookie{15: 9}, cands: addrList("192.0.2.1:22"),
+			running: []runningSession{{sessionID{1, 2, 3, 4}, 3, [8]byte{7: 5}}, {sessionID{3: 6}, 1, [8]byte{7}}}},
+		"01 02 02 7631 01 00000000000000000000000000000009 01 00000000000000000000ffffc0000201 0016" +
+			"02 01020304 03 0000000000000005 00000006 01 0700000000000000"},
 	{msgBeat, "beat of one that leaves", func(b []byte) (payload, error) { return parseBeat(b) },
 		&beatMsg{proto: protoRange{1, 1, ""}, leaves: true, cands: addrList()},
-		"01 01 00 02 00000000000000000000000000000000 00"},
+		"01 01 00 02 00000000000000000000000000000000 00 00"},
 	{msgBeatAck, "beatAck", func(b []byte) (payload, error) { return parseBeatAck(b) },
 		&beatAckMsg{proto: protoRange{1, 1, "x"}, observed: addrList("[2001:db8::1]:7722")[0], cookie: cookie{1}, time: 0x65000000, seq: 7, head: [32]byte{0xaa}, second: addrList("[::]:7723")[0]},
 		"01 01 01 78 20010db8000000000000000000000001 1e2a 01000000000000000000000000000000 0000000065000000 0000000000000007 aa" + strings.Repeat("00", 31) + strings.Repeat("00", 16) + "1e2b"},
@@ -59,6 +61,21 @@ var wireMessages = []struct {
 	{msgNote, "note", func(b []byte) (payload, error) { return parseNote(b) },
 		&noteMsg{nonce: 1, have: 2, moved: true, nat: natKind{natStep, -1, 3, 4, 5}, mapped: addrList("1.2.3.4:5")[0], addrs: addrList("10.0.0.1:1")},
 		"0000000000000001 0000000000000002 01 02 ff 0003 0004 0005 00000000000000000000ffff01020304 0005 01 00000000000000000000ffff0a000001 0001"},
+	{msgEnd, "end of two sessions", func(b []byte) (payload, error) { return parseEnd(b) },
+		&endMsg{order: [8]byte{7: 1}, ids: []sessionID{{1}, {3: 2}}}, "0000000000000001 00 00 02 01000000 00000002"},
+	{msgEnd, "end of a client's connections", func(b []byte) (payload, error) { return parseEnd(b) },
+		&endMsg{keep: true, client: "dabcdefghijklmnopqrstuvwxy"}, "0000000000000000 02 1a 64" + hex.EncodeToString([]byte("abcdefghijklmnopqrstuvwxy")) + "00"},
+	{msgEnd, "end of all", func(b []byte) (payload, error) { return parseEnd(b) },
+		&endMsg{all: true}, "0000000000000000 01 00 00"},
+}
+
+// wireOptional is how many bytes at the end of a message may be absent: an
+// earlier program's beat says nothing of sessions.
+func wireOptional(m payload) int {
+	if b, ok := m.(*beatMsg); ok {
+		return 1 + 13*len(b.running)
+	}
+	return 0
 }
 
 func addrList(list ...string) []netip.AddrPort {
@@ -80,19 +97,55 @@ func TestWireBytes(t *testing.T) {
 			t.Errorf("%s parses as %+v, %v, not %+v", m.name, got, err, m.value)
 		}
 		for n := range want {
-			if _, err := m.parse(want[:n]); err == nil {
+			if _, err := m.parse(want[:n]); err == nil && n != len(want)-wireOptional(m.value) {
 				t.Errorf("%s cut to %d of %d bytes was accepted", m.name, n, len(want))
 			}
 		}
 	}
 }
 
-func TestWireRefusesTooManyCandidates(t *testing.T) {
+func TestWireRefusesTooMany(t *testing.T) {
 	b := (&beatMsg{proto: protoRange{1, 1, ""}}).append(nil)
-	b[len(b)-1] = maxCandidates + 1
+	b[len(b)-2] = maxCandidates + 1
 	b = append(b, make([]byte, 18*(maxCandidates+1))...)
 	if _, err := parseBeat(b); err == nil {
 		t.Error("nine candidates were accepted")
+	}
+	b = (&beatMsg{proto: protoRange{1, 1, ""}}).append(nil)
+	b[len(b)-1] = maxRunning + 1
+	b = append(b, make([]byte, 13*(maxRunning+1))...)
+	if _, err := parseBeat(b); err == nil {
+		t.Error("21 sessions were accepted")
+	}
+	for name, hex := range map[string]string{
+		"201 sessions":  "0000000000000000 00 00 c9" + strings.Repeat("00000000", 201),
+		"no device id":  "0000000000000000 00 01 64 00",
+		"a longer name": "0000000000000000 00 1b" + strings.Repeat("61", 27) + "00",
+	} {
+		if m, err := parseEnd(unhex(t, hex)); err == nil {
+			t.Errorf("an end of %s parses as %+v", name, m)
+		}
+	}
+}
+
+// A program that ends a beat where beats ended once is heard, and the largest
+// beat and end are datagrams that every path carries.
+func TestWireBeatOldAndLarge(t *testing.T) {
+	m := beatMsg{proto: protoRange{1, 1, strings.Repeat("v", maxBuild)}, cands: make([]netip.AddrPort, maxCandidates), running: make([]runningSession, maxRunning)}
+	for i := range m.cands {
+		m.cands[i] = netip.MustParseAddrPort("[2001:db8::1]:7722")
+	}
+	b := m.append(nil)
+	old, err := parseBeat(b[:len(b)-1-13*maxRunning])
+	if err != nil || len(old.cands) != maxCandidates || old.running != nil {
+		t.Errorf("an old beat: %+v, %v", old, err)
+	}
+	if n := datagramLen(b); n >= 600 {
+		t.Errorf("the largest beat has %d bytes", n)
+	}
+	end := endMsg{client: "dabcdefghijklmnopqrstuvwxy", ids: make([]sessionID, maxEndIDs)}
+	if n := datagramLen(end.append(nil)); n > maxDatagram {
+		t.Errorf("the largest end has %d bytes", n)
 	}
 }
 

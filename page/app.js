@@ -335,6 +335,19 @@ async function makeTicket() {
   count();
 }
 
+// Running sessions.
+
+function showSessions() {
+  const act = (what, body, said) => during(async () => { await ask("sessions/" + what, body); say(said, "good"); });
+  return [h("div", { class: "row between" }, h("h1", {}, "Sessions"), view.sessions.length ? button("Revoke all", () => open("Revoke all sessions?", h("p", {}, "Every connection between your devices ends now. They may be introduced anew: to keep one out, throw it out."),
+    h("div", { class: "row" }, button("Revoke all", during(async () => { await ask("sessions/revoke", { all: true }); done("All sessions are revoked."); }), "danger"), cancel())), "quiet") : null),
+    h("p", {}, "By a session one device enters another; it is made when they are introduced. Ending closes what runs in it; revoking closes it for good."),
+    view.sessions.length ? h("table", {}, h("thead", {}, h("tr", {}, ["from", "into", "since", "until", "connections", ""].map(t => h("th", { scope: "col" }, t)))), h("tbody", {}, view.sessions.map(s => h("tr", { "data-session": s.id },
+      h("td", { "data-th": "from" }, s.client), h("td", { "data-th": "into" }, s.device), h("td", { "data-th": "since" }, when(s.made)), h("td", { "data-th": "until" }, s.revoked ? "revoked" : s.expires ? when(s.expires) : "for ever"), h("td", { "data-th": "connections" }, String(s.live)),
+      h("td", { class: "row" }, s.live && !s.revoked ? button("End", act("end", { id: s.id }, "Ended."), "quiet") : null, s.revoked ? null : button("Revoke", act("revoke", { id: s.id }, "Revoked."), "quiet"))))))
+      : h("div", { class: "card" }, h("p", {}, "Nobody is in. When one of your devices enters another, you see it here, and may end it."))];
+}
+
 // Who signs and who signs in.
 
 function showSigners() {
@@ -384,7 +397,7 @@ function showAccount() {
     h("p", { class: "hint" }, "The export has the whole log and what the coordinator keeps beside it. It holds no secret that would let anybody in.")];
 }
 
-const parts = { devices: ["Devices", showDevices], signers: ["Signers", showSigners], history: ["History", showHistory], account: ["Account", showAccount] };
+const parts = { devices: ["Devices", showDevices], sessions: ["Sessions", showSessions], signers: ["Signers", showSigners], history: ["History", showHistory], account: ["Account", showAccount] };
 
 function render(moved) {
   const name = parts[location.hash.slice(1)] ? location.hash.slice(1) : "devices", nav = document.getElementById("nav");

@@ -90,7 +90,7 @@ def main():
     second = bytes(16) + struct.pack(">H", 4243)
     inner = b"\x00\x05inner"
     bodies = {
-        "beat": (1, "DC", proto + b"\x01" + cookie + cands),
+        "beat": (1, "DC", proto + b"\x01" + cookie + cands + b"\x01" + b"sess" + b"\x02" + b"a client"),
         "beatAck": (2, "CD", proto + here + cookie + struct.pack(">QQ", 1700000000, 12) + b"h" * 32 + second),
         "hello": (3, "CD", cookie),
         "call": (4, "DC", proto + cookie + call + struct.pack(">Q", 1800000000) + peer.device_id().encode() + cands),
@@ -106,6 +106,7 @@ def main():
         "relay": (14, "DC", peer.device_id().encode() + instance + inner),
         "relayed": (15, "CD", there + inner),
         "note": (16, "DD", struct.pack(">QQBBbHHH", 31, 30, 1, 2, -1, 4000, 3000, 5000) + here + cands),
+        "end": (17, "CD", b"an order" + b"\x02" + bytes([26]) + peer.device_id().encode() + b"\x02" + b"sessTION"),
     }
     out = {
         "acct": acct.hex(),
