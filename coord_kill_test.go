@@ -3,8 +3,10 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -43,6 +45,7 @@ func coordKillWrite(t *testing.T, s *coordStore) {
 		keys := presTestIdentity(t).keys
 		_, err := acct.join(pendingJoin{keys: keys, ticket: ticket, time: coordTestNow.Unix()}, coordTestNow)
 		must(err, "join", uint64(i))
+		must(acct.setCategories(keys.deviceID(), []string{fmt.Sprint("c", i)}, coordTestNow), "sorted", uint64(i))
 		if i == 1 {
 			continue // one goes on waiting
 		}
@@ -55,13 +58,17 @@ func coordKillWrite(t *testing.T, s *coordStore) {
 type coordKillSeen struct {
 	seq     uint64
 	tickets map[uint64]bool // acknowledged, and whether used since
+	sorted  []string        // categories
 }
 
-func TestCoordStoreSurvivesKill(t *testing.T) {
+func TestCoordStoreSurvivesKill(t *testing.T) { coordStoreKilled(t, 12) }
+
+func coordStoreKilled(t *testing.T, rounds int) {
+	t.Parallel()
 	dir := t.TempDir()
 	seen := map[acctID]*coordKillSeen{}
-	for round := range 12 {
-		lines := 1 + round*5%13
+	for round := range rounds {
+		lines := 1 + round*5%17
 		for _, line := range coordKillRun(t, "TestCoordKillHelper", dir, lines) {
 			coordKillNote(t, seen, line)
 		}
@@ -75,7 +82,7 @@ func TestCoordStoreSurvivesKill(t *testing.T) {
 			}
 		}
 	}
-	if len(seen) < 12 {
+	if len(seen) < rounds {
 		t.Errorf("only %d accounts were made", len(seen))
 	}
 }
@@ -128,6 +135,8 @@ func coordKillNote(t *testing.T, seen map[acctID]*coordKillSeen, line string) {
 	switch f[0] {
 	case "log":
 		seen[id].seq = n
+	case "sorted":
+		seen[id].sorted = append(seen[id].sorted, fmt.Sprint("c", n))
 	case "ticket", "join":
 		seen[id].tickets[n] = f[0] == "join"
 	}
@@ -144,6 +153,12 @@ func coordKillCheck(t *testing.T, s *coordStore, id acctID, want *coordKillSeen)
 	state, wait := a.snapshot(coordTestNow)
 	if got := state.seq(); got != want.seq && got != want.seq+1 {
 		t.Errorf("log ends at %d, acknowledged %d", got, want.seq)
+	}
+	sorted := slices.Concat(slices.Collect(maps.Values(a.ownerNow().Categories))...)
+	for _, c := range want.sorted {
+		if !slices.Contains(sorted, c) {
+			t.Errorf("category %s is gone", c)
+		}
 	}
 	for n, used := range want.tickets {
 		hash := ticketHash{byte(n)}

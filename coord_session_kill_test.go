@@ -43,11 +43,14 @@ func TestCoordSessionsKillHelper(t *testing.T) {
 
 // What was revoked when a process was killed, at whatever it was at, is revoked
 // when the next one starts, and its device will be told.
-func TestCoordSessionsSurviveKill(t *testing.T) {
+func TestCoordSessionsSurviveKill(t *testing.T) { coordSessionsKilled(t, 12) }
+
+func coordSessionsKilled(t *testing.T, rounds int) {
+	t.Parallel()
 	dir := t.TempDir()
 	var acknowledged []string
 	anew := 0
-	for round := range 12 {
+	for round := range rounds {
 		entries := 0
 		for _, line := range coordKillRun(t, "TestCoordSessionsKillHelper", dir, 3+round*5%17) {
 			var id string

@@ -56,6 +56,18 @@ func TestSlowVerbsKilled(t *testing.T) {
 	crashAll(t, "verb", 60)
 }
 
+// TestSlowStoreKilled and TestSlowSessionsKilled kill what writes the
+// coordinator's store five hundred times.
+func TestSlowStoreKilled(t *testing.T) {
+	slow(t)
+	coordStoreKilled(t, 300)
+}
+
+func TestSlowSessionsKilled(t *testing.T) {
+	slow(t)
+	coordSessionsKilled(t, 200)
+}
+
 // TestSlowCoordinatorReturns: what it knew is known again within one beat.
 func TestSlowCoordinatorReturns(t *testing.T) {
 	slow(t)
