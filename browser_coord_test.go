@@ -29,7 +29,7 @@ func newCoordBrowser(t *testing.T, flags string) *coordBrowser {
 		wait vps 'run\n'
 		capture COORD vps 's1/[^ \n]+'
 		capture URL vps '(http://localhost:[0-9]+)/'
-		capture PAGE vps '(http://localhost:[0-9]+/#[^ ]*) '`)
+		capture PAGE vps '(http://localhost:[0-9]+/#[^ \n]*)'`)
 	return b
 }
 

@@ -208,9 +208,9 @@ func (c *coordinator) sayReady(out io.Writer, word coordWord) {
 	}
 	word.claim = c.server.store.unusedClaim()
 	if c.server.page != "" {
-		fmt.Fprintf(out, "no account yet: open %s/%s or,\n", c.server.page, claimFragment(word.claim))
+		fmt.Fprintf(out, "no account yet: open %s/%s\nor, ", c.server.page, claimFragment(word.claim))
 	} else {
-		fmt.Fprintln(out, "no account yet:")
+		fmt.Fprint(out, "no account yet: ")
 	}
 	fmt.Fprintf(out, "on the machine that shall be the first of it, run\nsessio account create -key ~/.ssh/id_ed25519 %s\n", word)
 }

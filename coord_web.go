@@ -139,6 +139,9 @@ func newCoordWeb(server *coordServer, word coordWord, origin string) (*coordWeb,
 // ServeHTTP answers for the page and for what it asks, below /api/.
 func (c *coordWeb) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	pageHeaders(w)
+	if strings.HasPrefix(c.origin, "https:") {
+		w.Header().Set("Strict-Transport-Security", "max-age=31536000") // a passkey's page is never plain
+	}
 	name, ok := strings.CutPrefix(r.URL.Path, "/api/")
 	if !ok {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
