@@ -17,11 +17,12 @@ import (
 type coordBrowser struct {
 	*browser
 	*script
+	secrets []string // that the coordinator's log must not have
 }
 
 // newCoordBrowser starts a coordinator; flags are further ones of its.
 func newCoordBrowser(t *testing.T, flags string) *coordBrowser {
-	b := &coordBrowser{newBrowser(t), newScript(t, t.Name())}
+	b := &coordBrowser{browser: newBrowser(t), script: newScript(t, t.Name())}
 	b.authenticator()
 	b.script.run(`
 		on vps
@@ -97,6 +98,7 @@ func (b *coordBrowser) adds(machine, name, roles string) {
 	line := b.browser.text("dialog pre")
 	b.browser.until("/^1[45]:[0-9][0-9]$/.test(document.querySelector('[role=timer]').textContent)")
 	ticket := strings.TrimPrefix(line, "sessio join ")
+	b.secrets = append(b.secrets, ticket[strings.LastIndexByte(ticket, '/')+1:])
 	if got := b.qr(); got != ticket {
 		b.script.t.Errorf("the QR code says %q, the line %q", got, line)
 	}
@@ -219,8 +221,17 @@ func TestBrowserCoordinator(t *testing.T) {
 	}
 	b.js("location.hash = 'history'")
 	b.says("Throw out, for ever")
-	if strings.Contains(b.script.proc("vps").said(), recovery) {
-		t.Error("the coordinator knows the recovery key")
+	var jar struct{ Cookies []struct{ Name, Value string } }
+	b.call("Network.getAllCookies", nil, &jar)
+	if len(jar.Cookies) != 1 || jar.Cookies[0].Name != cookieName {
+		t.Errorf("cookies: %+v", jar.Cookies)
+	}
+	_, secret, _ := strings.Cut(jar.Cookies[0].Value, ".")
+	_, log, _ := strings.Cut(b.script.proc("vps").said(), "made, head") // the claim stands before, once
+	for _, s := range append(b.secrets, recovery, secret, b.vars["PAGE"][strings.IndexByte(b.vars["PAGE"], '=')+1:]) {
+		if s == "" || strings.Contains(log, s) {
+			t.Errorf("%q is in the coordinator's log:\n%s", s, log)
+		}
 	}
 }
 

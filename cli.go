@@ -287,13 +287,16 @@ func (p *program) secret(ctx context.Context, question string) ([]byte, error) {
 			out = own
 		}
 	}
-	fmt.Fprintf(out, "%s: ", question)
-	defer fmt.Fprintln(out)
 	saved, err := term.GetState(int(tty.Fd()))
 	if err != nil {
 		return nil, err
 	}
 	defer term.Restore(int(tty.Fd()), saved)
+	if err := hideTyping(tty); err != nil { // before anybody is asked
+		return nil, err
+	}
+	fmt.Fprintf(out, "%s: ", question)
+	defer fmt.Fprintln(out)
 	return p.ask(ctx, func() ([]byte, error) { return term.ReadPassword(int(tty.Fd())) })
 }
 

@@ -23,6 +23,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -183,7 +184,7 @@ func (a *creating) begin(ctx context.Context, cc *coordClient) (*newAccount, err
 	if err != nil {
 		return nil, err
 	}
-	if err := a.p.sayRecovery(recovery); err != nil {
+	if err := a.p.sayRecovery(ctx, recovery); err != nil {
 		return nil, err
 	}
 	n := &newAccount{a.coord(), records, file}
@@ -194,14 +195,28 @@ func (a *creating) begin(ctx context.Context, cc *coordClient) (*newAccount, err
 	return n, replaceFile(a.file(), append(b, '\n'), 0o600)
 }
 
-// sayRecovery prints the recovery key, once. It is not done unless it was
-// written somewhere.
-func (p *program) sayRecovery(k recoveryKey) error {
+// sayRecovery prints the recovery key, once, and at a terminal asks how it ends:
+// it is not done unless it was written somewhere.
+func (p *program) sayRecovery(ctx context.Context, k recoveryKey) error {
 	_, err := fmt.Fprintf(p.out, "Recovery key, shown this once. Write it on paper and keep that safe:\n\n    %s\n\n", k)
 	if err != nil {
 		return fmt.Errorf("showing the recovery key: %w", err)
 	}
-	return nil
+	if !p.hasTerminal() {
+		return nil
+	}
+	end := strings.ReplaceAll(k.String()[len(k.String())-9:], "-", "")
+	for {
+		fmt.Fprint(p.err, "its last two groups, from the paper: ")
+		line, err := p.ask(ctx, func() ([]byte, error) { return readLine(p.in) })
+		if err != nil {
+			return fmt.Errorf("asking for the recovery key's end: %w", err)
+		}
+		if strings.ToLower(strings.NewReplacer("-", "", " ", "").Replace(strings.TrimSpace(string(line)))) == end {
+			return nil
+		}
+		fmt.Fprintln(p.err, "that is not how it ends")
+	}
 }
 
 // owner opens the first signer, or has it made; file is what is remembered of it.

@@ -139,7 +139,7 @@ func (a *acting) openNew(ctx context.Context, n newSigner) (stmtSigner, signerLi
 	switch {
 	case n.powers == "r":
 		k := newRecoveryKey()
-		return k.signer(), k.line(), a.p.sayRecovery(k)
+		return k.signer(), k.line(), a.p.sayRecovery(ctx, k)
 	case n.passkey:
 		return a.p.newPasskey(ctx, n.powers, n.label, a.trust.state().signers())
 	}

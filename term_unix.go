@@ -38,6 +38,16 @@ func watchResize(*os.File) (_ <-chan os.Signal, stop func()) {
 	return ch, func() { signal.Stop(ch); close(ch) }
 }
 
+// hideTyping has a terminal show nothing of what is typed.
+func hideTyping(f *os.File) error {
+	t, err := unix.IoctlGetTermios(int(f.Fd()), ioctlGetTermios)
+	if err != nil {
+		return err
+	}
+	t.Lflag &^= unix.ECHO
+	return unix.IoctlSetTermios(int(f.Fd()), ioctlSetTermios, t)
+}
+
 // suspendSelf stops the job, as ^Z would, and returns when it goes on. In an
 // orphaned process group the kernel ignores SIGTSTP and no SIGCONT comes:
 // stopWait bounds the wait for it.

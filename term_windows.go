@@ -58,6 +58,9 @@ func watchResize(f *os.File) (_ <-chan os.Signal, stop func()) {
 	return ch, func() { close(done); loop.Wait() }
 }
 
+// hideTyping has nothing to do: reading a secret hides it.
+func hideTyping(*os.File) error { return nil }
+
 func suspendSelf() {} // canSuspend is false
 
 // rawOutput makes the console obey the escape sequences of the far end.
