@@ -73,7 +73,7 @@ qemu: ## the demo's walkthrough on emulated mipsle and arm
 # A million datagrams of junk and 100 MB each way are among them: a minute.
 judge: build ## the program as built, with stock clients, kill -9 and /proc
 	testdata/tools.sh test
-	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -timeout 12m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
+	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -timeout 18m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
 
 screenshots: ## the pages as a browser shows them, wide and as a phone: dist/screenshots
 	testdata/tools.sh test
