@@ -221,7 +221,9 @@ func TestBrowserCoordinator(t *testing.T) {
 	}
 	b.js("location.hash = 'history'")
 	b.says("Throw out, for ever")
-	var jar struct{ Cookies []struct{ Name, Value string } }
+	var jar struct {
+		Cookies []struct{ Name, Value string }
+	}
 	b.call("Network.getAllCookies", nil, &jar)
 	if len(jar.Cookies) != 1 || jar.Cookies[0].Name != cookieName {
 		t.Errorf("cookies: %+v", jar.Cookies)

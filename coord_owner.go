@@ -203,8 +203,8 @@ func (s *coordStore) signinAccount(id []byte) (*coordAccount, *signinKey) {
 func (s *coordStore) addSigninKey(a *coordAccount, k signinKey, now time.Time) (cookie string, expires time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, taken := s.signinKeys[string(k.ID)]; taken {
-		return "", expires, coded("passkey-known", "this passkey signs in already")
+	if err := s.signinKeysFreeLocked([]signinKey{k}); err != nil {
+		return "", expires, err
 	}
 	err = a.changeOwner(now, func(o *ownerState) error {
 		if err := o.addKey(k); err != nil {
@@ -217,6 +217,17 @@ func (s *coordStore) addSigninKey(a *coordAccount, k signinKey, now time.Time) (
 		s.signinKeys[string(k.ID)] = a.id
 	}
 	return cookie, expires, err
+}
+
+// signinKeysFreeLocked reports whether passkeys are nobody's yet: the id of one is
+// whatever its maker says. s.mu must be held.
+func (s *coordStore) signinKeysFreeLocked(keys []signinKey) error {
+	for _, k := range keys {
+		if _, taken := s.signinKeys[string(k.ID)]; taken {
+			return coded("passkey-known", "this passkey signs in already")
+		}
+	}
+	return nil
 }
 
 // removeSigninKey takes a passkey away, and signs out who came by it. The last

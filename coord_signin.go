@@ -308,6 +308,9 @@ func (c *webCall) proveFinish() (any, error) {
 		if !c.server.strangers.take(c.now, strangerGap, strangerBurst) {
 			return nil, errBusy
 		}
+		// Another account may name the same credential, with a key of its own:
+		// that one's signature does not fit.
+		why := coded("no-power", "this passkey may not sign for an account here, or for devices alone")
 		for _, a := range c.server.store.list() {
 			state, _ := a.snapshot(c.now)
 			sig, err := sigOfAnswer(in.Answer, ownerLines(state))
@@ -319,12 +322,13 @@ func (c *webCall) proveFinish() (any, error) {
 			}
 			line, _ := state.signerLine(sig.claimed)
 			if err := sig.verifyIn(ownerNamespace, line, f.text); err != nil {
-				return nil, err
+				why = err
+				continue
 			}
 			c.server.logf("account %.8s: signer %s lets a passkey sign in", a.id, line.label)
 			return c.enrol(a, line.label)
 		}
-		return nil, coded("no-power", "this passkey may not sign for an account here, or for devices alone")
+		return nil, why
 	})
 }
 

@@ -207,7 +207,7 @@ func (s *coordStore) create(claim claimSecret, records [][]byte, owner *ownerSta
 	if a := s.accounts[id]; a != nil {
 		return a, a.holds(records)
 	}
-	if err := s.mayCreateLocked(claim); err != nil {
+	if err := errors.Join(s.mayCreateLocked(claim), s.signinKeysFreeLocked(owner.Keys)); err != nil {
 		return nil, err
 	}
 	var state *trustState

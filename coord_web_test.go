@@ -33,6 +33,8 @@ type webTest struct {
 	signin *testPasskey
 	signer *testPasskey
 	user   string // handle of signin
+
+	same, sameSigner []byte // ids of passkeys that registers makes; nil = new ones
 }
 
 func newWebTest(t testing.TB, signup string) *webTest {
@@ -153,6 +155,12 @@ func (w *webTest) uses(p *testPasskey, ask webAsk, user string) flowAnswer {
 func (w *webTest) registers(claim claimSecret, before func(*flowAnswer)) string {
 	w.t.Helper()
 	w.signin, w.signer = w.passkey(coseES256), w.passkey(coseEdDSA)
+	if w.same != nil {
+		w.signin.credential = w.same
+	}
+	if w.sameSigner != nil {
+		w.signer.credential = w.sameSigner
+	}
 	fragment := strings.TrimPrefix(claimFragment(claim), "#claim=")
 	if claim == (claimSecret{}) {
 		fragment = ""
@@ -274,6 +282,35 @@ func TestWebSignup(t *testing.T) {
 			t.Errorf("open: %q", code)
 		}
 		w.join("attic") // two accounts may have a device of one name
+	}
+}
+
+// The id of a passkey is what its maker says: it takes nobody's place.
+func TestWebPasskeyOfAnother(t *testing.T) {
+	w := newWebTest(t, signupOpen)
+	if code := w.registers(claimSecret{}, nil); code != "" {
+		t.Fatal(code)
+	}
+	id, signin, signer, user := w.account().id, w.signin, w.signer, w.user
+	w.same = signin.credential
+	if code := w.registers(claimSecret{}, nil); code != "passkey-known" {
+		t.Errorf("a passkey with another's id: %q", code)
+	}
+	w.same = nil
+	for range 8 { // accounts come in any order
+		w.sameSigner = signer.credential
+		if code := w.registers(claimSecret{}, nil); code != "" {
+			t.Fatal(code)
+		}
+		w.now = w.now.Add(time.Hour)
+	}
+	if code := w.signsIn(signin, user); code != "" || w.account().id != id {
+		t.Errorf("the first one signs in: %q", code)
+	}
+	for range 8 {
+		var ask webAsk
+		w.must("prove/begin", struct{}{}, &ask)
+		w.must("prove/finish", w.uses(signer, ask, ""), &ask)
 	}
 }
 
