@@ -107,7 +107,7 @@ func buildUpdate(s *trustState, id deviceID, wish grantWish, now time.Time) ([]b
 	}
 	g, err := wish.over(grantWish{Name: dev.name, Roles: dev.roles, Users: dev.users, Caps: dev.caps}).grant("", now)
 	if err != nil {
-		return nil, err
+		return nil, coded("request-malformed", "%w", err)
 	}
 	return buildDeviceUpdate(s, id, g, now)
 }
@@ -305,6 +305,11 @@ func (c *webCall) sessions(act func(acctID, sessionMatch) (int, error)) (any, er
 
 // export is all that the coordinator keeps of the account, but who is signed in.
 func (c *webCall) export() (any, error) {
+	leave, err := c.weigh()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	records, err := c.account.records(0, maxRecords)
 	if err != nil {
 		return nil, err

@@ -52,6 +52,9 @@ type signinKey struct {
 	Count uint32 `json:"count,omitempty"` // signCount, for information
 	// Eligible is whether it may be backed up, which never changes.
 	Eligible bool `json:"eligible,omitempty"`
+	// By is the signer who let it be made; "": it came with the account, or by
+	// another that signs in.
+	By signerID `json:"by,omitempty"`
 }
 
 // A signin is one browser. Its secret is not kept.
@@ -75,13 +78,17 @@ func (a *coordAccount) ownerFile() string { return filepath.Join(a.dir, "owner")
 func (a *coordAccount) loadOwner() error {
 	a.owner = new(ownerState)
 	b, err := os.ReadFile(a.ownerFile())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
 	}
-	if err == nil {
-		err = json.Unmarshal(b, a.owner)
+	if err := json.Unmarshal(b, a.owner); err != nil {
+		a.owner = new(ownerState)
+		return errors.Join(fmt.Errorf("who signs in is forgotten, the file is put aside: %w", err), os.Rename(a.ownerFile(), a.ownerFile()+".damaged"))
 	}
-	return err
+	return nil
 }
 
 // ownerNow is the state that is known now; nobody changes it.
@@ -199,14 +206,22 @@ func (s *coordStore) signinAccount(id []byte) (*coordAccount, *signinKey) {
 	return a, a.ownerNow().key(id)
 }
 
-// addSigninKey lets a passkey sign in to an account, and a browser with it.
-func (s *coordStore) addSigninKey(a *coordAccount, k signinKey, now time.Time) (cookie string, expires time.Time, err error) {
+// addSigninKey lets a passkey sign in to an account, and a browser with it. Who
+// has begun it, a sign-in with the hash by or a signer, must be good still.
+func (s *coordStore) addSigninKey(a *coordAccount, k signinKey, by []byte, now time.Time) (cookie string, expires time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.signinKeysFreeLocked([]signinKey{k}); err != nil {
 		return "", expires, err
 	}
+	state, _ := a.snapshot(now)
+	if k.By != "" && !slices.ContainsFunc(ownerLines(state), func(l signerLine) bool { return l.id == k.By }) {
+		return "", expires, coded("no-power", "the signer who has begun this is one no more")
+	}
 	err = a.changeOwner(now, func(o *ownerState) error {
+		if k.By == "" && !slices.ContainsFunc(o.Signins, func(in signin) bool { return bytes.Equal(in.Hash, by) }) {
+			return errSignedOut
+		}
 		if err := o.addKey(k); err != nil {
 			return err
 		}
@@ -252,6 +267,29 @@ func (s *coordStore) removeSigninKey(a *coordAccount, id []byte, now time.Time) 
 	return err
 }
 
+// dropWithSigners takes away who signs in by the word of a signer that a record
+// has removed; a recovery takes all: whoever had the passkeys may have those too.
+func (s *coordStore) dropWithSigners(a *coordAccount, state *trustState, record []byte, now time.Time) error {
+	rec, err := parseRecord(record)
+	if err != nil || rec.stmt.op != "signer.remove" && rec.stmt.op != "recover" {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lines := ownerLines(state)
+	return a.changeOwner(now, func(o *ownerState) error {
+		o.Keys = slices.DeleteFunc(o.Keys, func(k signinKey) bool {
+			gone := rec.stmt.op == "recover" || k.By != "" && !slices.ContainsFunc(lines, func(l signerLine) bool { return l.id == k.By })
+			if gone {
+				delete(s.signinKeys, string(k.ID))
+				o.Signins = slices.DeleteFunc(o.Signins, func(in signin) bool { return bytes.Equal(in.Key, k.ID) })
+			}
+			return gone
+		})
+		return nil
+	})
+}
+
 // setCategories sorts a device under categories.
 func (a *coordAccount) setCategories(id deviceID, list []string, now time.Time) error {
 	list, err := checkCategories(list)
@@ -278,7 +316,7 @@ func (a *coordAccount) keepWishLocked(hash ticketHash, wish ticketWish, now time
 	if wish.Grant.empty() && len(wish.Categories) == 0 {
 		return nil
 	}
-	wish.Until = now.Add(ticketLife + pendingLife).Unix()
+	wish.Until = now.Add(ticketLife).Unix()
 	return a.changeOwnerLocked(now, func(o *ownerState) error {
 		if len(o.Wishes) >= maxTickets+maxPending {
 			return coded("limit", "%d tickets are waiting to be used", len(o.Wishes))
@@ -291,14 +329,19 @@ func (a *coordAccount) keepWishLocked(hash ticketHash, wish ticketWish, now time
 	})
 }
 
-// sortLocked sorts who joins under the categories of its ticket.
+// sortLocked sorts who has just used a ticket under its categories, and keeps what
+// it was made for as long as that machine may wait.
 func (a *coordAccount) sortLocked(j pendingJoin, now time.Time) error {
-	list := a.owner.wish(j.ticket).Categories
-	if len(list) == 0 {
+	wish := a.owner.wish(j.ticket)
+	if wish.Until == 0 {
 		return nil
 	}
 	return a.changeOwnerLocked(now, func(o *ownerState) error {
-		o.setCategories(j.keys.deviceID(), list)
+		wish.Until = now.Add(pendingLife).Unix()
+		o.Wishes[hex.EncodeToString(j.ticket[:])] = wish
+		if len(wish.Categories) > 0 {
+			o.setCategories(j.keys.deviceID(), wish.Categories)
+		}
 		return nil
 	})
 }
@@ -312,7 +355,13 @@ func (a *coordAccount) refuse(id deviceID, now time.Time) error {
 	if w.joins = slices.DeleteFunc(w.joins, func(j pendingJoin) bool { return j.keys.deviceID() == id }); len(w.joins) == n {
 		return coded("unknown-device", "no such machine is waiting")
 	}
-	return a.setWaitingLocked(w)
+	if err := a.setWaitingLocked(w); err != nil || len(a.owner.Categories[id]) == 0 {
+		return err
+	}
+	return a.changeOwnerLocked(now, func(o *ownerState) error {
+		delete(o.Categories, id)
+		return nil
+	})
 }
 
 // cancelTicket makes a ticket that nobody has used worthless.
@@ -324,7 +373,13 @@ func (a *coordAccount) cancelTicket(hash ticketHash, now time.Time) error {
 	if w.tickets = slices.DeleteFunc(w.tickets, func(t waitingTicket) bool { return t.hash == hash }); len(w.tickets) == n {
 		return coded("ticket-unknown", "the ticket is used already, or too old")
 	}
-	return a.setWaitingLocked(w)
+	if err := a.setWaitingLocked(w); err != nil || a.owner.wish(hash).Until == 0 {
+		return err
+	}
+	return a.changeOwnerLocked(now, func(o *ownerState) error {
+		delete(o.Wishes, hex.EncodeToString(hash[:]))
+		return nil
+	})
 }
 
 // checkCategories returns categories as they are kept: they are names.
@@ -356,8 +411,10 @@ const (
 	flowLife = 5 * time.Minute
 	// enrolLife is how long the code of account sign-in is good.
 	enrolLife = 15 * time.Minute
-	// maxFlows bounds the ceremonies under way, about 1 KB each.
-	maxFlows = 4096
+	// maxFlows bounds the ceremonies under way, about 1 KB each; strangers have
+	// three quarters of it, and one address maxHostFlows.
+	maxFlows     = 4096
+	maxHostFlows = 64
 )
 
 // A webFlow is a ceremony between two requests. Each step is taken once.
@@ -372,6 +429,10 @@ type webFlow struct {
 	signer    signerLine // likewise
 	text      []byte     // to be signed
 	powers    string     // of a signer to be
+	by        signerID   // who has proved to be that signer; "" = nobody has
+	in        []byte     // hash of the sign-in that has begun it; nil = none has
+	code      string     // to be used up at the end
+	host      string     // of a stranger who has begun it
 	until     time.Time
 }
 
@@ -387,13 +448,21 @@ func (f *webFlows) put(now time.Time, flow webFlow) (string, error) {
 	rand.Read(id[:]) // never fails since Go 1.24
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	strangers, same := 0, 0
 	for id, old := range f.list {
-		if !now.Before(old.until) {
+		switch {
+		case !now.Before(old.until):
 			delete(f.list, id)
+		case old.host != "":
+			strangers++
+			same += int(boolByte(old.host == flow.host))
 		}
 	}
-	if len(f.list) >= maxFlows {
-		return "", coded("busy", "the coordinator is busy: try again in a minute")
+	switch {
+	case same >= maxHostFlows && flow.host != "":
+		return "", coded("too-often", "too much is begun from this address and not ended: wait a few minutes")
+	case len(f.list) >= maxFlows, flow.host != "" && strangers >= maxFlows*3/4:
+		return "", errBusy
 	}
 	if f.list == nil {
 		f.list = map[string]webFlow{}
@@ -406,14 +475,39 @@ func (f *webFlows) put(now time.Time, flow webFlow) (string, error) {
 	return name, nil
 }
 
+// keep puts a flow in the place of one that was taken.
+func (f *webFlows) keep(id string, flow webFlow) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.list[id] = flow
+}
+
 // take returns a step that is due, once.
 func (f *webFlows) take(now time.Time, id, kind string) (webFlow, error) {
+	flow, err := f.look(now, id, kind)
+	if err != nil {
+		return flow, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.list[id]; !ok {
+		return webFlow{}, errFlowOver
+	}
+	delete(f.list, id)
+	return flow, nil
+}
+
+var errSignedOut = coded("signed-out", "you are not signed in, or not any more")
+
+var errFlowOver = coded("too-late", "this took too long, or is done already: begin again")
+
+// look is take for a step that stays due.
+func (f *webFlows) look(now time.Time, id, kind string) (webFlow, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	flow, ok := f.list[id]
 	if !ok || flow.kind != kind || !now.Before(flow.until) {
-		return webFlow{}, coded("too-late", "this took too long, or is done already: begin again")
+		return webFlow{}, errFlowOver
 	}
-	delete(f.list, id)
 	return flow, nil
 }

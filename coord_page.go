@@ -70,7 +70,12 @@ func (c *coordinator) openPage(cfg coordConfig, word coordWord) (loops []func(co
 		ln.Close()
 		return nil, fmt.Errorf("the page: %w", err)
 	}
-	c.server.page, page.builds = origin, builds
+	page.builds, page.proxied = builds, cfg.page.tls.insecure
+	if passkeysWork(origin) {
+		c.server.page = origin
+	} else {
+		c.server.logf("the page at %s cannot be used: browsers use passkeys by https:// and a name alone, see -url", origin)
+	}
 	c.server.logf("http at %s", ln.Addr())
 	if keepCert != nil {
 		loops = append(loops, keepCert)

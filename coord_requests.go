@@ -45,7 +45,8 @@ type coordServer struct {
 	builds   func() (url, set string) // what it hands out, see whoamiMsg; nil = nothing
 
 	strangers rateGate
-	joins     hostGates
+	joins     gates
+	proofs    rateGate // of the page
 	flows     webFlows // of the page
 	page      string   // its origin, "" = there is none; set before anything is asked
 }
@@ -257,6 +258,9 @@ func (s *coordServer) appendRecord(a *coordAccount, record []byte) (*headMsg, er
 		return nil, err
 	}
 	if changed {
+		if err := s.store.dropWithSigners(a, state, record, s.now()); err != nil {
+			s.logf("account %.8s: who signs in: %v", a.id, err)
+		}
 		s.publishAccount(a)
 		s.logf("account %.8s: record %d, head %s", a.id, state.seq(), headWords(state.head()))
 	}
@@ -314,7 +318,7 @@ func (s *coordServer) enrol(peer *coordPeer, m *enrolMsg) (*enrolledMsg, error) 
 			return nil, withHint(coded("no-page", "this coordinator has no page"), "it is started with -http")
 		}
 		s.logf("account %.8s: signer %s lets a passkey sign in", a.id, line.label)
-		code, err := s.flows.put(s.now(), webFlow{kind: "enrol", acct: a.id, label: line.label})
+		code, err := s.flows.put(s.now(), webFlow{kind: "enrol", acct: a.id, label: line.label, by: line.id})
 		return &enrolledMsg{s.page, code}, err
 	}
 	return nil, errDenied
@@ -340,7 +344,7 @@ func (s *coordServer) join(peer *coordPeer, m *joinMsg) (*joinedMsg, error) {
 	if _, _, err := sealKeys(s.presence.me.path, sealCoord, peer.keys.path, sealDevice); err != nil {
 		return nil, coded("key-mismatch", "join: %w", err)
 	}
-	gate := s.joins.of(peer.addr.Addr())
+	gate := s.joins.host(s.now(), peer.addr.Addr())
 	if !gate.open(s.now(), joinGap, joinBurst) {
 		return nil, errBusy
 	}
@@ -398,6 +402,13 @@ func (g *rateGate) open(now time.Time, gap time.Duration, burst int) bool {
 	return g.next.Sub(now) < time.Duration(burst)*gap
 }
 
+// rests reports whether nothing is to its charge.
+func (g *rateGate) rests(now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !now.Before(g.next)
+}
+
 func (g *rateGate) take(now time.Time, gap time.Duration, burst int) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -411,30 +422,48 @@ func (g *rateGate) take(now time.Time, gap time.Duration, burst int) bool {
 	return true
 }
 
-// maxGateHosts bounds the addresses that are counted, 100 bytes each; one more,
-// and all begin anew.
-const maxGateHosts = 4096
+// maxGates bounds those that are counted, 150 bytes each.
+const maxGates = 4096
 
-// hostGates has a rateGate for each IPv4 address and IPv6 /64; the zero value is
-// ready.
-type hostGates struct {
-	mu    sync.Mutex
-	hosts map[netip.Prefix]*rateGate // guarded by mu
+// gates has a rateGate for each of many; the zero value is ready.
+type gates struct {
+	mu   sync.Mutex
+	list map[string]*rateGate // guarded by mu
 }
 
-func (h *hostGates) of(addr netip.Addr) *rateGate {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	host := hostOf(addr)
-	g := h.hosts[host]
-	if g == nil {
-		if h.hosts == nil || len(h.hosts) >= maxGateHosts {
-			h.hosts = map[netip.Prefix]*rateGate{}
-		}
-		g = new(rateGate)
-		h.hosts[host] = g
+// host is the gate of an IPv4 address or IPv6 /64.
+func (g *gates) host(now time.Time, addr netip.Addr) *rateGate {
+	return g.of(now, hostOf(addr).String())
+}
+
+// of finds a gate. For a new one those give way that have rested, or any.
+func (g *gates) of(now time.Time, name string) *rateGate {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	one := g.list[name]
+	if one != nil {
+		return one
 	}
-	return g
+	if g.list == nil {
+		g.list = map[string]*rateGate{}
+	}
+	for other, gate := range g.list {
+		if len(g.list) < maxGates {
+			break
+		}
+		if gate.rests(now) {
+			delete(g.list, other)
+		}
+	}
+	for other := range g.list {
+		if len(g.list) < maxGates {
+			break
+		}
+		delete(g.list, other)
+	}
+	one = new(rateGate)
+	g.list[name] = one
+	return one
 }
 
 // errorReply is what a peer is told of err. What has no code is our own

@@ -41,6 +41,9 @@ func (c *webCall) begin(f webFlow) (webAsk, error) {
 		f.challenge = make([]byte, 32)
 		rand.Read(f.challenge) // never fails since Go 1.24
 	}
+	if c.account == nil && f.kind != "enrol-made" {
+		f.host = hostOf(c.addr()).String()
+	}
 	id, err := c.server.flows.put(c.now, f)
 	return webAsk{Flow: id, RPID: c.rp.id, Challenge: b64url.EncodeToString(f.challenge), Credentials: []string{}}, err
 }
@@ -88,7 +91,8 @@ func (c *webCall) signinFinish() (any, error) {
 			return nil, err
 		}
 		a, key := c.server.store.signinAccount(parts[0])
-		if key == nil || !bytes.Equal(parts[4], key.User) {
+		// Where the page names a passkey its browser may leave the handle out.
+		if key == nil || len(parts[4]) > 0 && !bytes.Equal(parts[4], key.User) {
 			return nil, withHint(coded("passkey-unknown", "this passkey does not sign in here"), "choose the one that is called “… – sign in”")
 		}
 		cose, err := parseCOSE(key.Key)
@@ -119,20 +123,38 @@ func (c *webCall) signinFinish() (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.setCookie(cookie, expires)
-		return done, nil
+		return done, c.entered(cookie, expires)
+	})
+}
+
+// entered gives the browser its cookie, in place of the one that it had.
+func (c *webCall) entered(cookie string, expires time.Time) error {
+	if c.account != nil {
+		if err := c.endSignins(func(in signin) bool { return bytes.Equal(in.Hash, c.in.Hash) }); err != nil {
+			return err
+		}
+	}
+	c.setCookie(cookie, expires)
+	return nil
+}
+
+func (c *webCall) endSignins(which func(signin) bool) error {
+	return c.account.changeOwner(c.now, func(o *ownerState) error {
+		o.Signins = slices.DeleteFunc(o.Signins, which)
+		return nil
 	})
 }
 
 func (c *webCall) signout() (any, error) {
-	err := c.account.changeOwner(c.now, func(o *ownerState) error {
-		o.Signins = slices.DeleteFunc(o.Signins, func(in signin) bool { return bytes.Equal(in.Hash, c.in.Hash) })
-		return nil
-	})
+	err := c.endSignins(func(in signin) bool { return bytes.Equal(in.Hash, c.in.Hash) })
 	if err == nil {
 		c.setCookie("", time.Unix(1, 0))
 	}
 	return done, err
+}
+
+func (c *webCall) signoutOthers() (any, error) {
+	return done, c.endSignins(func(in signin) bool { return !bytes.Equal(in.Hash, c.in.Hash) })
 }
 
 // registerBegin: who has the claim makes the passkey that signs in, then the one
@@ -253,6 +275,9 @@ func (c *webCall) registerSigner() (any, error) {
 
 func (c *webCall) registerFinish() (any, error) {
 	return doing(c, func(in *flowAnswer) (any, error) {
+		if _, err := c.server.flows.look(c.now, in.Flow, "register-done"); err == nil {
+			return nil, coded("account-made", "the account is made already: sign in")
+		}
 		f, err := c.server.flows.take(c.now, in.Flow, "register-sign")
 		if err != nil {
 			return nil, err
@@ -270,8 +295,8 @@ func (c *webCall) registerFinish() (any, error) {
 		if _, err := c.server.createAccount(f.claim, [][]byte{record}, owner); err != nil {
 			return nil, err
 		}
-		c.setCookie(cookie, expires)
-		return done, nil
+		c.server.flows.keep(in.Flow, webFlow{kind: "register-done", until: c.now.Add(flowLife)})
+		return done, c.entered(cookie, expires)
 	})
 }
 
@@ -305,9 +330,6 @@ func (c *webCall) proveFinish() (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !c.server.strangers.take(c.now, strangerGap, strangerBurst) {
-			return nil, errBusy
-		}
 		// Another account may name the same credential, with a key of its own:
 		// that one's signature does not fit.
 		why := coded("no-power", "this passkey may not sign for an account here, or for devices alone")
@@ -320,31 +342,45 @@ func (c *webCall) proveFinish() (any, error) {
 			if err != nil {
 				return nil, err
 			}
+			if !c.server.proofs.take(c.now, strangerGap, strangerBurst) {
+				return nil, errBusy
+			}
 			line, _ := state.signerLine(sig.claimed)
 			if err := sig.verifyIn(ownerNamespace, line, f.text); err != nil {
 				why = err
 				continue
 			}
 			c.server.logf("account %.8s: signer %s lets a passkey sign in", a.id, line.label)
-			return c.enrol(a, line.label)
+			return c.enrol(a, webFlow{label: line.label, by: line.id})
 		}
 		return nil, why
 	})
 }
 
-// enrol lets a passkey be made that signs in to an account.
-func (c *webCall) enrol(a *coordAccount, label string) (any, error) {
+// An enrolAsk says to whose page a passkey is being made: a link may have been
+// sent by anybody.
+type enrolAsk struct {
+	webAsk
+	Account string `json:"account"` // words
+	Label   string `json:"label"`
+}
+
+// enrol lets a passkey be made that signs in to an account. f says by whose word.
+func (c *webCall) enrol(a *coordAccount, f webFlow) (any, error) {
 	var have [][]byte
 	for _, k := range a.ownerNow().Keys {
 		have = append(have, k.ID)
 	}
-	return c.beginMaking(webFlow{kind: "enrol-made", acct: a.id, label: label}, signinName(label), have)
+	f.kind, f.acct = "enrol-made", a.id
+	ask, err := c.beginMaking(f, signinName(f.label), have)
+	return enrolAsk{ask, acctWords(a.id), f.label}, err
 }
 
-// enrolBegin takes the code that a signer was given by account sign-in.
+// enrolBegin takes the code that a signer was given by account sign-in; it is
+// used up when the passkey is made.
 func (c *webCall) enrolBegin() (any, error) {
 	return doing(c, func(in *struct{ Code string }) (any, error) {
-		f, err := c.server.flows.take(c.now, in.Code, "enrol")
+		f, err := c.server.flows.look(c.now, in.Code, "enrol")
 		if err != nil {
 			return nil, err
 		}
@@ -352,7 +388,7 @@ func (c *webCall) enrolBegin() (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		return c.enrol(a, f.label)
+		return c.enrol(a, webFlow{label: f.label, by: f.by, code: in.Code})
 	})
 }
 
@@ -370,12 +406,18 @@ func (c *webCall) enrolFinish() (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		cookie, expires, err := c.server.store.addSigninKey(a, newSigninKey(made, f.user, f.label, c.now), c.now)
+		if f.code != "" {
+			if _, err := c.server.flows.take(c.now, f.code, "enrol"); err != nil {
+				return nil, err
+			}
+		}
+		key := newSigninKey(made, f.user, f.label, c.now)
+		key.By = f.by
+		cookie, expires, err := c.server.store.addSigninKey(a, key, f.in, c.now)
 		if err != nil {
 			return nil, err
 		}
-		c.setCookie(cookie, expires)
-		return done, nil
+		return done, c.entered(cookie, expires)
 	})
 }
 
@@ -384,7 +426,7 @@ func (c *webCall) passkeyBegin() (any, error) {
 		if !validName(in.Label) {
 			return nil, coded("request-malformed", "name %.40q: a-z, 0-9 and dashes, at most 32, no dash at either end", in.Label)
 		}
-		return c.enrol(c.account, in.Label)
+		return c.enrol(c.account, webFlow{label: in.Label, in: c.in.Hash})
 	})
 }
 

@@ -225,11 +225,7 @@ func (s *coordStore) create(claim claimSecret, records [][]byte, owner *ownerSta
 		s.signinKeys[string(k.ID)] = id
 	}
 	if s.signup == signupClaim {
-		// Should this fail, the next start removes the claim: until then it
-		// is forgotten.
-		if err := s.removeClaim(); err != nil {
-			return nil, fmt.Errorf("removing the claim: %w", err)
-		}
+		s.removeClaim() // should this fail, the next start does it: it is forgotten
 	}
 	return a, nil
 }
@@ -376,7 +372,7 @@ func openCoordAccount(dir string, id acctID, logf func(string, ...any)) (*coordA
 		logf("account %s: %v: tickets and waiting machines are forgotten", id, err)
 	}
 	if err := a.loadOwner(); err != nil {
-		return nil, fmt.Errorf("%s: %w", a.ownerFile(), err)
+		logf("account %s: %v", id, err)
 	}
 	return a, nil
 }
@@ -520,22 +516,24 @@ func (a *coordAccount) join(j pendingJoin, now time.Time) (signed bool, err erro
 	w := a.waitingLocked(now)
 	same := slices.IndexFunc(w.joins, func(o pendingJoin) bool { return bytes.Equal(o.keys.sign, j.keys.sign) })
 	ticket := slices.IndexFunc(w.tickets, func(t waitingTicket) bool { return t.hash == j.ticket })
+	used := false
 	switch {
 	case same >= 0 && w.joins[same].ticket == j.ticket && w.joins[same].keys.path == j.keys.path:
 		w.joins[same] = j
 	case ticket < 0:
 		return false, coded("ticket-unknown", "the ticket is used already, too old, or not of this account")
 	case same >= 0:
-		w.joins[same] = j
-		w.tickets = slices.Delete(w.tickets, ticket, ticket+1)
+		w.joins[same], used = j, true
 	case len(w.joins) >= maxPending:
 		return false, coded("limit", "%d machines are waiting for a signature", len(w.joins))
 	default:
-		w.joins = append(w.joins, j)
-		w.tickets = slices.Delete(w.tickets, ticket, ticket+1)
+		w.joins, used = append(w.joins, j), true
 	}
-	if err := a.sortLocked(j, now); err != nil {
-		return false, err
+	if used {
+		w.tickets = slices.Delete(w.tickets, ticket, ticket+1)
+		if err := a.sortLocked(j, now); err != nil {
+			return false, err
+		}
 	}
 	return false, a.setWaitingLocked(w)
 }

@@ -201,7 +201,7 @@ func (c *webCall) view(now time.Time) (*accountView, error) {
 // viewDevice rounds when a device was seen, so that the view does not change
 // each second.
 func (c *webCall) viewDevice(d signedDevice, sorted []string, now time.Time) deviceView {
-	v := deviceView{ID: d.id, Name: d.name, Roles: d.roles, Users: d.users, Caps: d.caps, Expires: d.expires, Expired: d.expired(now), Categories: sorted,
+	v := deviceView{ID: d.id, Name: d.name, Roles: d.roles, Users: append([]string{}, d.users...), Caps: d.caps, Expires: d.expires, Expired: d.expired(now), Categories: sorted,
 		Fingerprint: fingerprint(d.keys), Words: d.keys.deviceWords()}
 	st := c.server.presence.status(now, c.account.id, d.id)
 	v.Online, v.Version = st.online, st.build
@@ -209,6 +209,16 @@ func (c *webCall) viewDevice(d signedDevice, sorted []string, now time.Time) dev
 		v.Seen = now.Add(-time.Duration(st.silent)*time.Second).Unix() / 60 * 60
 	}
 	return v
+}
+
+// weigh waits for nothing: few read whole logs at once.
+func (c *webCall) weigh() (leave func(), err error) {
+	select {
+	case c.heavy <- struct{}{}:
+		return func() { <-c.heavy }, nil
+	default:
+		return nil, errBusy
+	}
 }
 
 // watch counts a page that is kept up to date.
@@ -300,6 +310,11 @@ type recordView struct {
 
 // log is the history, from the newest on.
 func (c *webCall) log() (any, error) {
+	leave, err := c.weigh()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	records, err := c.account.records(0, maxRecords)
 	if err != nil {
 		return nil, err
@@ -316,7 +331,8 @@ func (c *webCall) log() (any, error) {
 			labels[l.id] = l.label
 		}
 		v := recordView{Seq: rec.stmt.seq, Time: rec.stmt.time, Words: headWords(rec.hash), Text: string(rec.text), Raw: base64.StdEncoding.EncodeToString(raw)}
-		v.Title, v.Facts = sayStatement(rec.stmt, state)
+		title, facts := sayStatement(rec.stmt, state)
+		v.Title, v.Facts = title, append([]pageFact{}, facts...)
 		for _, sig := range rec.sigs {
 			v.By = append(v.By, labels[sig.claimed])
 		}

@@ -53,9 +53,14 @@ const (
 	// signed in from, and strangerWebBurst how many may come at once.
 	strangerWebGap   = time.Second
 	strangerWebBurst = 30
-	// ownerWebGap and ownerWebBurst are those of an account.
+	// ownerWebGap and ownerWebBurst are those of a sign-in.
 	ownerWebGap   = 100 * time.Millisecond
 	ownerWebBurst = 100
+	// maxHeavy bounds the requests that read a whole log, at once: one may take
+	// some hundred megabytes.
+	maxHeavy = 2
+	// accountHeader names the account that a page shows.
+	accountHeader = "Sessio-Account"
 	// cookieName binds the cookie to this host, to all of it, and to TLS
 	// (RFC 6265bis, section 4.1.3.2); browsers take loopback for as good.
 	cookieName = "__Host-sessio"
@@ -70,12 +75,14 @@ type coordWeb struct {
 	builds *buildDir           // nil = none
 	routes map[string]webRoute // by path
 
-	hosts hostGates // of strangers
+	strangers gates         // by address
+	signins   gates         // by sign-in
+	heavy     chan struct{} // has room for those that read a whole log
+	proxied   bool          // a proxy on another machine tells for whom it asks
 
 	mu       sync.Mutex
-	owners   map[acctID]*rateGate // guarded by mu
-	watchers map[acctID]int       // guarded by mu: pages that are kept up to date
-	watching int                  // guarded by mu: of all accounts
+	watchers map[acctID]int // guarded by mu: pages that are kept up to date
+	watching int            // guarded by mu: of all accounts
 }
 
 // A webRoute is what one path does.
@@ -102,7 +109,7 @@ func newCoordWeb(server *coordServer, word coordWord, origin string) (*coordWeb,
 		return nil, usageError("-url %q is not of the form https://HOST", origin)
 	}
 	w := &coordWeb{server: server, word: word, origin: origin, rp: relyingParty{u.Hostname(), []string{origin}},
-		owners: map[acctID]*rateGate{}, watchers: map[acctID]int{}}
+		heavy: make(chan struct{}, maxHeavy), watchers: map[acctID]int{}}
 	w.word.claim = claimSecret{} // it is for who reads the coordinator's own output
 	w.routes = map[string]webRoute{
 		"hello":           {"GET", false, (*webCall).hello},
@@ -117,6 +124,7 @@ func newCoordWeb(server *coordServer, word coordWord, origin string) (*coordWeb,
 		"enrol/begin":     {"POST", false, (*webCall).enrolBegin},
 		"enrol/finish":    {"POST", false, (*webCall).enrolFinish},
 		"signout":         {"POST", true, (*webCall).signout},
+		"signout/others":  {"POST", true, (*webCall).signoutOthers},
 		"events":          {"GET", true, (*webCall).events},
 		"log":             {"GET", true, (*webCall).log},
 		"export":          {"GET", true, (*webCall).export},
@@ -162,9 +170,9 @@ func (c *coordWeb) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 var (
-	errSignedOut    = coded("signed-out", "you are not signed in, or not any more")
 	errOtherPage    = coded("other-page", "this comes from another page than the coordinator's own")
 	errTooOften     = coded("too-often", "too many requests: wait a moment")
+	errOtherAccount = coded("other-account", "this page shows another account than the one that you are signed in to: load it again")
 	errNoRoute      = coded("not-found", "there is nothing here")
 	errMethod       = coded("method", "this is not asked that way")
 	errRequestForm  = coded("request-malformed", "this request cannot be read")
@@ -197,36 +205,34 @@ func (c *webCall) answer(name string) (any, error) {
 	if route.owner && c.account == nil {
 		return nil, errSignedOut
 	}
+	if shown := c.r.Header.Get(accountHeader); route.owner && shown != "" && shown != c.account.id.String() {
+		return nil, errOtherAccount
+	}
 	return route.do(c)
 }
 
-// allowed counts the request: of the account for who is signed in, else of the
-// address.
+// allowed counts the request: of the sign-in, else of the address.
 func (c *webCall) allowed() bool {
 	if c.account == nil {
-		return c.hosts.of(c.addr()).take(c.now, strangerWebGap, strangerWebBurst)
+		return c.strangers.host(c.now, c.addr()).take(c.now, strangerWebGap, strangerWebBurst)
 	}
-	c.mu.Lock()
-	g := c.owners[c.account.id]
-	if g == nil {
-		g = new(rateGate)
-		c.owners[c.account.id] = g
-	}
-	c.mu.Unlock()
-	return g.take(c.now, ownerWebGap, ownerWebBurst)
+	return c.signins.of(c.now, string(c.in.Hash)).take(c.now, ownerWebGap, ownerWebBurst)
 }
 
-// addr is who asks. A proxy on this machine tells for whom it does, last in its
-// list; the rest of the list is whatever the asker wrote there.
+// addr is who asks. A proxy tells for whom it does, last in its list; the rest of
+// the list is whatever the asker wrote there.
 func (c *webCall) addr() netip.Addr {
 	at, _ := netip.ParseAddrPort(c.r.RemoteAddr)
 	from := at.Addr().Unmap()
 	list := c.r.Header.Values("X-Forwarded-For")
-	if from.IsLoopback() && len(list) > 0 {
+	if (from.IsLoopback() || c.proxied) && len(list) > 0 {
 		last := list[len(list)-1]
 		last = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
-		if for_, err := netip.ParseAddr(last); err == nil {
-			return for_.Unmap()
+		if it, err := netip.ParseAddrPort(last); err == nil {
+			return it.Addr().Unmap()
+		}
+		if it, err := netip.ParseAddr(strings.Trim(last, "[]")); err == nil {
+			return it.Unmap()
 		}
 	}
 	return from
@@ -237,7 +243,7 @@ var webStatus = map[string]int{
 	"signed-out": http.StatusUnauthorized, "other-page": http.StatusForbidden, "denied": http.StatusForbidden, "no-power": http.StatusForbidden,
 	"signup-closed": http.StatusForbidden, "claim-unknown": http.StatusForbidden, "too-often": http.StatusTooManyRequests, "busy": http.StatusTooManyRequests,
 	"limit": http.StatusTooManyRequests, "not-found": http.StatusNotFound, "method": http.StatusMethodNotAllowed, "unknown-device": http.StatusNotFound, "session-unknown": http.StatusNotFound,
-	"stale-head": http.StatusConflict, "too-late": http.StatusConflict, "passkey-known": http.StatusConflict, "too-large": http.StatusRequestEntityTooLarge,
+	"stale-head": http.StatusConflict, "other-account": http.StatusConflict, "account-made": http.StatusConflict, "too-late": http.StatusConflict, "passkey-known": http.StatusConflict, "too-large": http.StatusRequestEntityTooLarge,
 }
 
 // fail answers with an error. What has no code is our own trouble.
@@ -295,6 +301,17 @@ func (c *webCall) setCookie(value string, expires time.Time) {
 		k.MaxAge = -1
 	}
 	http.SetCookie(c.w, k)
+}
+
+// passkeysWork reports whether browsers let a page at origin use passkeys: with
+// TLS and by a name, or on this machine.
+func passkeysWork(origin string) bool {
+	u, err := url.Parse(origin)
+	if err != nil {
+		return false
+	}
+	_, noName := netip.ParseAddr(u.Hostname())
+	return noName != nil && (u.Scheme == "https" || u.Hostname() == "localhost" || strings.HasSuffix(u.Hostname(), ".localhost"))
 }
 
 // webOrigin is where people find the page: -url, else the name that a certificate

@@ -3,11 +3,14 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -67,7 +70,7 @@ func TestWebDoor(t *testing.T) {
 
 // readsBody reports whether a route reads what is posted.
 func readsBody(name string) bool {
-	return !strings.Contains("signin/begin prove/begin signout hello events log export", name)
+	return !strings.Contains("signin/begin prove/begin signout signout/others hello events log export", name)
 }
 
 func TestWebTooOften(t *testing.T) {
@@ -248,6 +251,29 @@ func TestWebExport(t *testing.T) {
 	}
 }
 
+// The page has the line that installs, and says what of.
+func TestWebBuilds(t *testing.T) {
+	w := newOwner(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "sessio-linux-mipsle"), []byte("a program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if w.web.builds, err = openBuildDir(dir, webTestOrigin, time.Now, t.Logf); err != nil {
+		t.Fatal(err)
+	}
+	call := &webCall{coordWeb: w.web, now: w.now}
+	call.account, call.in = w.server.store.signedIn(w.cookie, w.now)
+	v, err := call.view(w.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte("a program")))
+	if len(v.Builds) != 1 || v.Builds[0] != (buildView{"sessio-linux-mipsle", 9, sum}) || len(v.Install) != 2 || !strings.HasSuffix(v.Install[0], " | sh -s -- TICKET") {
+		t.Errorf("%+v %q", v.Builds, v.Install)
+	}
+}
+
 // Nothing that a page sends ends in a panic, an error of our own, or a change
 // without a signature.
 func FuzzWebRequest(f *testing.F) {
@@ -260,7 +286,7 @@ func FuzzWebRequest(f *testing.F) {
 	f.Add("signer/finish", []byte(`{"flow":"","answer":{"clientData":"e30"}}`))
 	f.Fuzz(func(t *testing.T, name string, body []byte) {
 		w.t = t
-		if _, ok := w.web.routes[name]; !ok || name == "signout" {
+		if _, ok := w.web.routes[name]; !ok || strings.HasPrefix(name, "signout") {
 			return
 		}
 		w.now = w.now.Add(time.Second)

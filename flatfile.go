@@ -18,10 +18,11 @@ import (
 )
 
 // replaceFile sets the content of file, whole or not at all. A file that
-// already has that content is not written (no wear on flash).
+// already has that content is not written (no wear on flash); it may be there by
+// a rename that was not on disk yet.
 func replaceFile(file string, content []byte, perm fs.FileMode) error {
 	if old, err := os.ReadFile(file); err == nil && string(old) == string(content) {
-		return nil
+		return syncDir(filepath.Dir(file))
 	}
 	tmp, err := writeTemp(file, content, perm)
 	if err != nil {

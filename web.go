@@ -9,7 +9,6 @@ package main
 import (
 	_ "embed"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 )
@@ -82,7 +81,7 @@ func unb64url(texts ...string) (out [][]byte, err error) {
 	for _, t := range texts {
 		b, err := b64url.DecodeString(t)
 		if err != nil {
-			return nil, errors.New("the answer is not in base64url")
+			return nil, coded("request-malformed", "the answer is not in base64url")
 		}
 		out = append(out, b)
 	}
