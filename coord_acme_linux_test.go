@@ -8,14 +8,18 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -26,6 +30,9 @@ import (
 const (
 	acmeTestName = "coord.example"
 	acmeTestLife = 90 * 24 * time.Hour
+	// acmeTestOrder is longer than an order takes, seconds: a page's clock stands
+	// still while its certificate is made.
+	acmeTestOrder = time.Minute
 )
 
 var pebbleFile = sync.OnceValues(func() (string, error) {
@@ -129,7 +136,7 @@ func newACMETestPage(t *testing.T, ca *pebbleCA, dir string) *acmeTestPage {
 	t.Helper()
 	p := &acmeTestPage{t: t, ca: ca, at: time.Now(), pauses: make(chan time.Duration), proceed: make(chan struct{})}
 	p.acmeCerts = openACMECerts(filepath.Join(dir, "acme"), acmeTestName, ca.directory, p.time, p.log.logf)
-	p.client.roots, p.client.pause = ca.https, p.pause
+	p.client.roots, p.acmeCerts.pause = ca.https, p.pause
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -147,11 +154,7 @@ func (p *acmeTestPage) time() time.Time {
 	return p.at
 }
 
-// pause waits in earnest where an order is looked at again.
 func (p *acmeTestPage) pause(ctx context.Context, d time.Duration) error {
-	if d < acmeUnheard {
-		return pauseFor(ctx, d)
-	}
 	select {
 	case p.pauses <- d:
 	case <-ctx.Done():
@@ -191,7 +194,7 @@ func (p *acmeTestPage) after(d time.Duration) {
 func (p *acmeTestPage) renewed() {
 	p.t.Helper()
 	p.ca.tell("hold")
-	p.after(acmeTestLife * 2 / 3)
+	p.after(acmeTestLife*2/3 + acmeTestOrder)
 	p.ca.tell("held")
 	p.clock.Lock()
 	p.at = time.Now()
@@ -236,7 +239,7 @@ func TestACMEOrdersServesRenews(t *testing.T) {
 		t.Fatalf("waits %v; log: %s", d, page.log.said())
 	}
 	first := page.serves()
-	if due := page.due(); due < acmeTestLife*2/3-time.Hour || due > acmeTestLife*2/3 {
+	if due := page.due(); due < acmeTestLife*2/3-time.Hour || due > acmeTestLife*2/3+acmeTestOrder {
 		t.Errorf("due in %v", due)
 	}
 	for _, conf := range []*tls.Config{
@@ -373,43 +376,52 @@ func TestACMEDown(t *testing.T) {
 	page.serves()
 }
 
+// acmeTestPort is an address for the page of a program yet to be started.
+func acmeTestPort(t *testing.T) string {
+	t.Helper()
+	port, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", 64+os.Getpid()>>8&63, os.Getpid()&255))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer port.Close()
+	return port.Addr().String()
+}
+
+// coordinator starts the whole program.
+func (p *pebbleCA) coordinator(dir, addr, directory string, env ...string) *besideProc {
+	p.t.Helper()
+	b := &besideProc{done: make(chan struct{})}
+	b.cmd = exec.Command(toolFile(), "-coordinator", "-dir", dir, "-udp", "127.0.0.1:0", "-http", addr,
+		"-acme", acmeTestName, "-acme-directory", directory)
+	b.cmd.Env = append([]string{toolEnv + "=1", "GORACE=atexit_sleep_ms=0", "HOME=" + dir, "SSL_CERT_FILE=" + p.httpsFile}, env...)
+	b.cmd.Stdout, b.cmd.Stderr = b, b
+	if err := b.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	go func() { b.err = b.cmd.Wait(); close(b.done) }()
+	p.t.Cleanup(func() { b.end(syscall.SIGKILL) })
+	return b
+}
+
 // The whole program: killed when the CA has made the certificate and before it
 // is kept, it leaves nothing behind that does harm; stopped then, it ends.
 func TestACMEKilled(t *testing.T) {
 	t.Parallel()
 	ca, dir := newPebble(t), t.TempDir()
-	port, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", 64+os.Getpid()>>8&63, os.Getpid()&255))
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := port.Addr().String()
-	port.Close()
+	addr := acmeTestPort(t)
 	ca.tell("target", addr)
-	start := func() (*exec.Cmd, *besideProc) {
-		b := &besideProc{done: make(chan struct{})}
-		b.cmd = exec.Command(toolFile(), "-coordinator", "-dir", dir, "-udp", "127.0.0.1:0", "-http", addr,
-			"-acme", acmeTestName, "-acme-directory", ca.directory)
-		b.cmd.Env = []string{toolEnv + "=1", "GORACE=atexit_sleep_ms=0", "HOME=" + dir, "SSL_CERT_FILE=" + ca.httpsFile}
-		b.cmd.Stdout, b.cmd.Stderr = b, b
-		if err := b.cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		go func() { b.err = b.cmd.Wait(); close(b.done) }()
-		t.Cleanup(func() { b.end(syscall.SIGKILL) })
-		return b.cmd, b
-	}
 	kept := filepath.Join(dir, "coord", "acme")
 	for _, sig := range []os.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 		ca.tell("hold")
-		cmd, b := start()
+		b := ca.coordinator(dir, addr, ca.directory)
 		ca.tell("held")
-		if !b.end(sig) || cmd.ProcessState.Success() != (sig == syscall.SIGTERM) {
+		if !b.end(sig) || b.cmd.ProcessState.Success() != (sig == syscall.SIGTERM) {
 			t.Errorf("by %v: %v; it said %s", sig, b.err, b.said())
 		}
 		acmeTestFiles(t, kept, 1) // the account
 		ca.tell("release")
 	}
-	_, b := start()
+	b := ca.coordinator(dir, addr, ca.directory)
 	waitUntil(t, func() bool { return strings.Contains(b.said(), "valid until") })
 	if _, err := tlsTestGet(addr, acmeTestName, ca.issued, "127.0.0.1"); err != nil {
 		t.Errorf("%v; it said %s", err, b.said())
@@ -417,5 +429,52 @@ func TestACMEKilled(t *testing.T) {
 	acmeTestFiles(t, kept, 2)
 	if !b.end(syscall.SIGTERM) || b.err != nil || ca.tell("orders") != "3" {
 		t.Errorf("%v; %s orders; it said %s", b.err, ca.tell("orders"), b.said())
+	}
+}
+
+// A CA whose name only a proxy knows. The proxy's password stands in no log.
+func TestACMEByProxy(t *testing.T) {
+	t.Parallel()
+	ca, dir, addr := newPebble(t), t.TempDir(), acmeTestPort(t)
+	ca.tell("target", addr)
+	at := strings.TrimSuffix(strings.TrimPrefix(ca.directory, "https://"), "/dir")
+	named := strings.Replace(ca.directory, "127.0.0.1", "pebble.invalid", 1)
+	var asked atomic.Int64
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := strings.Cut(r.Header.Get("Proxy-Authorization"), " "); r.Method != "CONNECT" || "https://"+r.Host+"/dir" != named ||
+			user != "Basic" || password != base64.StdEncoding.EncodeToString([]byte("us:pa%ss")) {
+			w.WriteHeader(http.StatusProxyAuthRequired)
+			return
+		}
+		asked.Add(1)
+		to, err := net.Dial("tcp", at)
+		if err != nil {
+			return
+		}
+		defer to.Close()
+		w.WriteHeader(http.StatusOK)
+		from, buf, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer from.Close()
+		go func() {
+			io.Copy(to, buf)
+			to.(*net.TCPConn).CloseWrite()
+		}()
+		io.Copy(from, to)
+	}))
+	t.Cleanup(proxy.Close)
+	host := strings.TrimPrefix(proxy.URL, "http://")
+
+	b := ca.coordinator(dir, addr, named, "HTTPS_PROXY=http://us:wrong@"+host)
+	waitUntil(t, func() bool { return strings.Contains(b.said(), "next try in 1") })
+	if !b.end(syscall.SIGTERM) || !strings.Contains(b.said(), "Proxy Authentication Required; ") || !strings.Contains(b.said(), "HTTPS_PROXY names a proxy") || strings.Contains(b.said(), "wrong") {
+		t.Errorf("%v; it said %s", b.err, b.said())
+	}
+	b = ca.coordinator(dir, addr, named, "HTTPS_PROXY=http://us:pa%25ss@"+host)
+	waitUntil(t, func() bool { return strings.Contains(b.said(), "valid until") })
+	if !b.end(syscall.SIGTERM) || asked.Load() == 0 || strings.Contains(b.said(), "pa%") {
+		t.Errorf("%v; the proxy is asked %d times; it said %s", b.err, asked.Load(), b.said())
 	}
 }

@@ -1,44 +1,59 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
-	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
 
-// newACMETestCA answers as answer says; its own address stands for "$CA".
-func newACMETestCA(t *testing.T, answer map[string]string) (*acmeCerts, *tlsTestLog) {
+// newACMETestCA answers as answer says: a status of three digits if it is not 200,
+// and a body, in which $CA is its own address, or after 3xx where to go. To "stop"
+// it answers that it is not done yet, and ends the context.
+func newACMETestCA(t *testing.T, answer map[string]string) (context.Context, *acmeCerts, *tlsTestLog) {
 	t.Helper()
+	ctx, stop := context.WithCancelCause(t.Context())
 	var srv *httptest.Server
 	srv = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		text, ok := answer[r.URL.Path]
 		if !ok {
 			text = "{}"
 		}
+		text = strings.ReplaceAll(text, "$CA", srv.URL)
 		status := 200
-		if strings.HasPrefix(text, "4") {
+		if text != "" && text[0] >= '2' && text[0] <= '4' {
 			fmt.Sscan(text[:3], &status)
 			text = text[3:]
 		}
+		if text == "stop" {
+			text = `{"status":"processing"}`
+			stop(errors.New("told to stop"))
+		}
 		w.Header().Set("Replay-Nonce", "n")
-		if !strings.HasPrefix(r.URL.Path, "/lost") {
+		switch {
+		case status/100 == 3:
+			w.Header().Set("Location", text)
+		case r.URL.Path != "/lost":
 			w.Header().Set("Location", srv.URL+r.URL.Path+"/1")
 		}
 		w.WriteHeader(status)
-		io.WriteString(w, strings.ReplaceAll(text, "$CA", srv.URL))
-		for rest := make([]byte, 1<<16); text == "endless"; {
+		if text != "endless" {
+			io.WriteString(w, text)
+			return
+		}
+		for rest := bytes.Repeat([]byte(" "), 1<<16); ; {
 			if _, err := w.Write(rest); err != nil {
 				return
 			}
@@ -50,40 +65,47 @@ func newACMETestCA(t *testing.T, answer map[string]string) (*acmeCerts, *tlsTest
 	a := openACMECerts(filepath.Join(t.TempDir(), "acme"), "coord.example", srv.URL+"/dir", time.Now, log.logf)
 	a.client.roots = x509.NewCertPool()
 	a.client.roots.AddCert(srv.Certificate())
-	a.client.pause = func(_ context.Context, d time.Duration) error { return fmt.Errorf("waits %v", d) }
-	return a, log
+	a.pause = func(_ context.Context, d time.Duration) error { return fmt.Errorf("waits %v", d) }
+	return ctx, a, log
 }
 
 // Whatever a CA says, there is an error that says what was wrong, and no
 // certificate.
 func TestACMEStrangeCA(t *testing.T) {
 	const dir = `{"newNonce":"$CA/nonce","newAccount":"$CA/account","newOrder":"$CA/order"}`
-	const ready = `{"status":"ready","finalize":"$CA/finalize"}`
+	const order = `201{"authorizations":["$CA/auth"]}`
 	for _, tt := range []struct {
 		name, says string
 		answer     map[string]string
 	}{
-		{"no JSON", "reading the directory: GET ", map[string]string{"/dir": "<html>"}},
-		{"nothing", "reading the directory: GET ", map[string]string{"/dir": ""}},
-		{"an endless answer", "reading the directory: GET ", map[string]string{"/dir": "endless"}},
-		{"an empty directory", `address "" is not of the form https://`, map[string]string{"/dir": "{}"}},
-		{"addresses without TLS", `address "http://a/" is not of the form https://`, map[string]string{"/dir": `{"newAccount":"http://a/"}`}},
-		{"an error without reasons", "the CA says HTTP 404: no reason", map[string]string{"/dir": "404x"}},
-		{"an error that is no problem", "the CA says HTTP 403: no reason", map[string]string{"/dir": dir, "/account": "403[]"}},
+		{"no JSON", "reading the directory: invalid character", map[string]string{"/dir": "<html>"}},
+		{"nothing", "reading the directory: EOF", map[string]string{"/dir": ""}},
+		{"an endless answer", "reading the directory: EOF", map[string]string{"/dir": "endless"}},
+		{"an endless error", "the CA says HTTP 403:  ", map[string]string{"/dir": "403endless"}},
+		{"an empty directory", "does not support the RFC 8555", map[string]string{"/dir": "{}"}},
+		{"addresses without TLS", `"http://a/": the CA's address is not of the form https://`, map[string]string{"/dir": `{"newAccount":"http://a/","newOrder":"b"}`}},
+		{"no address of accounts", `opening the account: Post "": the CA's address is not`, map[string]string{"/dir": `{"newOrder":"b"}`}},
+		{"a directory that has moved", "the CA says HTTP 404: x", map[string]string{"/dir": "302$CA/moved", "/moved": "404x"}},
+		{"one that has lost TLS", `"http://a/": the CA's address is not`, map[string]string{"/dir": "302http://a/"}},
+		{"an error without reasons", "the CA says HTTP 404: 404 Not Found", map[string]string{"/dir": "404"}},
+		{"an error that is no problem", "the CA says HTTP 403: []", map[string]string{"/dir": dir, "/account": "403[]"}},
 		{"a nonce that is never good", "the CA says badNonce: again", map[string]string{"/dir": dir, "/account": `400{"type":"urn:ietf:params:acme:error:badNonce","detail":"again"}`}},
-		{"an order that is nowhere", `address "" is not`, map[string]string{"/dir": strings.ReplaceAll(dir, "order", "lost")}},
-		{"an order of no state", `no more than that it is ""`, map[string]string{"/dir": dir}},
-		{"an order that is invalid", "the CA says dns: nowhere", map[string]string{"/dir": dir, "/order/1": `{"status":"invalid","error":{"type":"urn:ietf:params:acme:error:dns","detail":"nowhere"}}`}},
-		{"no proof that we have", "does not offer tls-alpn-01", map[string]string{"/dir": dir, "/order": `{"authorizations":["$CA/auth"]}`, "/auth": `{"status":"pending","challenges":[{"type":"dns-01"}]}`}},
-		{"a proof without address", `address "" is not`, map[string]string{"/dir": dir, "/order": `{"authorizations":["$CA/auth"]}`, "/auth": `{"challenges":[{"type":"tls-alpn-01"}]}`}},
-		{"a certificate that is nowhere", `address "" is not`, map[string]string{"/dir": dir, "/order/1": `{"status":"ready"}`}},
-		{"an order that stays as it is", "waits 250ms", map[string]string{"/dir": dir, "/order/1": ready}},
+		{"an order that is none", "ordering: the CA says HTTP 200: ", map[string]string{"/dir": dir}},
+		{"an order that is nowhere", `waiting for the order: Post "": the CA's address`, map[string]string{"/dir": strings.ReplaceAll(dir, "order", "lost"), "/lost": "201{}"}},
+		{"an order that is invalid", "waiting for the order: the CA says dns: nowhere", map[string]string{"/dir": dir, "/order": "201{}", "/order/1": `{"status":"invalid","error":{"type":"urn:ietf:params:acme:error:dns","detail":"nowhere"}}`}},
+		{"one that is it for no reason", "status: invalid", map[string]string{"/dir": dir, "/order": "201{}", "/order/1": `{"status":"invalid"}`}},
+		{"no proof that we have", "does not offer tls-alpn-01", map[string]string{"/dir": dir, "/order": order, "/auth": `{"status":"pending","challenges":[{"type":"dns-01"}]}`}},
+		{"a proof without address", `proving that the name leads here: Post "": the CA's address`, map[string]string{"/dir": dir, "/order": order, "/auth": `{"challenges":[{"type":"tls-alpn-01"}]}`}},
+		{"an order without end", "order finalize URL is empty", map[string]string{"/dir": dir, "/order": "201{}", "/order/1": `{"status":"ready"}`}},
+		{"a certificate that is none", "certificate chain is empty", map[string]string{"/dir": dir, "/order": "201{}", "/order/1": `{"status":"ready","finalize":"$CA/finalize"}`,
+			"/finalize": `{"status":"valid","certificate":"$CA/cert"}`}},
+		{"an order that stays as it is", "waiting for the order: context canceled (told to stop)", map[string]string{"/dir": dir, "/order": "201{}", "/order/1": "stop"}},
 	} {
-		a, log := newACMETestCA(t, tt.answer)
-		if err := a.renew(t.Context()); err == nil || !strings.Contains(err.Error(), tt.says) {
-			t.Errorf("%s: %v", tt.name, err)
+		ctx, a, log := newACMETestCA(t, tt.answer)
+		if err := a.renew(ctx); err == nil || !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%s: %.1000v", tt.name, err)
 		}
-		if a.cert != nil || a.answer != nil || log.said() != "" {
+		if a.cert != nil || a.answer != nil || log.said() != "" || !a.client.heard {
 			t.Errorf("%s: %v, %v, %s", tt.name, a.cert, a.answer, log.said())
 		}
 	}
@@ -103,7 +125,7 @@ func TestACMEOtherCertificate(t *testing.T) {
 		}
 		return b
 	}
-	a, _ := newACMETestCA(t, nil)
+	_, a, _ := newACMETestCA(t, nil)
 	good := pair()
 	tlsTestPair(t, dir, "other.example", time.Now())
 	other := pair()
@@ -125,11 +147,16 @@ func TestACMEFailsWithHint(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed.Close()
-	a, log := newACMETestCA(t, nil)
+	_, a, log := newACMETestCA(t, nil)
 	a.client.directory = "https://" + closed.Addr().String()
 	err = a.run(t.Context())
 	if err == nil || !strings.HasPrefix(err.Error(), "waits 1") || !strings.Contains(log.said(), "refused; is the CA's address right") {
 		t.Errorf("%v; log: %s", err, log.said())
+	}
+	_, b, said := newACMETestCA(t, map[string]string{"/dir": "403endless"})
+	b.run(t.Context())
+	if n := len(said.said()); n < maxACMEReason || n > 2*maxACMEReason || !strings.Contains(said.said(), "tries at once; next try in 5m") {
+		t.Errorf("%d bytes of log", n)
 	}
 	if err := os.WriteFile(a.file("account"), []byte("rubbish"), 0o600); err != nil {
 		t.Fatal(err)
@@ -141,7 +168,9 @@ func TestACMEFailsWithHint(t *testing.T) {
 }
 
 func TestACMEPauses(t *testing.T) {
-	asks := func(d time.Duration) error { return fmt.Errorf("x: %w", &acmeProblem{after: d}) }
+	asks := func(d time.Duration) error {
+		return fmt.Errorf("x: %w", &acmeProblem{ProblemType: acmeError + "serverInternal", Header: http.Header{"Retry-After": {fmt.Sprint(int64(d.Seconds()))}}})
+	}
 	for _, tt := range []struct {
 		failed int
 		heard  bool
@@ -156,7 +185,9 @@ func TestACMEPauses(t *testing.T) {
 		{1 << 40, false, asks(0), maxACMEPause},
 		{1, true, asks(time.Hour), time.Hour},
 		{9, true, asks(24 * time.Hour), 24 * time.Hour},
-		{1, true, asks(1 << 60), maxACMEAfter},
+		{1, true, asks(1<<31*time.Second - time.Second), maxACMEAfter},
+		{1, true, asks(-time.Hour), acmeRefused},
+		{1, true, &acmeProblem{}, acmeRefused},
 	} {
 		if d := acmeWait(tt.failed, tt.heard, tt.err); d < tt.least || d > tt.least+tt.least/8 {
 			t.Errorf("%+v: %v", tt, d)
@@ -164,44 +195,32 @@ func TestACMEPauses(t *testing.T) {
 	}
 }
 
-func TestRetryAfter(t *testing.T) {
-	for text, want := range map[string]time.Duration{
-		"": 0, "x": 0, "-1": 0, "0": 0, "3": 3 * time.Second, "99999999999": 0,
-		coordTestNow.Add(time.Minute).UTC().Format(http.TimeFormat):  time.Minute,
-		coordTestNow.Add(-time.Minute).UTC().Format(http.TimeFormat): 0,
-	} {
-		if got := retryAfter(http.Header{"Retry-After": {text}}, coordTestNow); got != want {
-			t.Errorf("%q: %v", text, got)
+// A CA may ask for a pause of some seconds before it is looked at again; what it
+// asks for by an error is for the next order.
+func TestACMELooksAgainSoon(t *testing.T) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status, after, _ := strings.Cut(r.URL.Query().Get("say"), " ")
+		if after != "" {
+			w.Header().Set("Retry-After", after)
 		}
-	}
-}
-
-func FuzzReadACME(f *testing.F) {
-	for _, s := range []string{
-		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
-		"HTTP/1.1 429 Too Many\r\nRetry-After: 9\r\nReplay-Nonce: x\r\n\r\n{\"type\":\"urn:ietf:params:acme:error:rateLimited\"}",
-		"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n12\r\n{\"status\":\"valid\"}\r\n0\r\n\r\n",
-		`HTTP/1.1 200 OK` + "\r\n\r\n" + `{"status":"invalid","challenges":[{"type":"tls-alpn-01","url":"u","token":"t","error":{"type":"x","detail":"y"}}]}`,
+		n, _ := strconv.Atoi(status)
+		w.WriteHeader(n)
+	}))
+	defer srv.Close()
+	client := http.Client{Transport: &acmeTransport{&acmeClient{}, srv.Client().Transport.(*http.Transport)}}
+	for say, want := range map[string]string{
+		"200": "", "200 0": "0", "200 3": "3", "200 10": "10", "200 11": "10", "200 86400": "10", "200 99999999999": "10", "200 -1": "10",
+		"200 x": "10", "200 " + coordTestNow.UTC().Format(http.TimeFormat): "10", "429 86400": "86400", "503 -1": "-1",
 	} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		var state, again acmeState
-		head, err := readACME(strings.NewReader(s), "POST", &state)
-		if err != nil {
-			_ = err.Error()
-			return
-		}
-		retryAfter(head, coordTestNow)
-		b, err := json.Marshal(state)
+		res, err := client.Get(srv.URL + "/?say=" + url.QueryEscape(say))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = readACME(strings.NewReader(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(b), b)), "POST", &again)
-		if err != nil || !reflect.DeepEqual(state, again) {
-			t.Errorf("%+v, again %+v, %v", state, again, err)
+		res.Body.Close()
+		if got := res.Header.Get("Retry-After"); got != want {
+			t.Errorf("%q: %q", say, got)
 		}
-	})
+	}
 }
 
 func FuzzParseACMEKey(f *testing.F) {

@@ -109,6 +109,9 @@ const (
 	maxACMEAfter = 7 * 24 * time.Hour
 	// acmeGlance is the longest sleep: clocks are set, machines suspended.
 	acmeGlance = 12 * time.Hour
+	// maxACMEReason bounds what is logged of why an order failed, in characters:
+	// the CA has a say in it.
+	maxACMEReason = 600
 )
 
 // An acmeCerts is the certificate of one domain, from a CA.
@@ -116,6 +119,7 @@ type acmeCerts struct {
 	domain string
 	dir    string     // where account and certificate are kept
 	client acmeClient // for run alone
+	pause  func(context.Context, time.Duration) error
 	now    func() time.Time
 	logf   func(format string, args ...any)
 
@@ -126,8 +130,7 @@ type acmeCerts struct {
 
 // openACMECerts takes the certificate that is kept in dir, if it is good.
 func openACMECerts(dir, domain, directory string, now func() time.Time, logf func(string, ...any)) *acmeCerts {
-	a := &acmeCerts{domain: domain, dir: dir, now: now, logf: logf,
-		client: acmeClient{directory: directory, pause: pauseFor}}
+	a := &acmeCerts{domain: domain, dir: dir, client: acmeClient{directory: directory}, pause: pauseFor, now: now, logf: logf}
 	b, err := os.ReadFile(a.file(domain))
 	if err == nil {
 		err = a.use(b)
@@ -220,9 +223,9 @@ func (a *acmeCerts) run(ctx context.Context) error {
 				continue
 			}
 			wait = acmeWait(failed, a.client.heard, err)
-			a.logf("certificate for %s from %s: %v; %s; next try in %v", a.domain, a.client.directory, err, acmeHint(a.client.heard, err), wait.Round(time.Second))
+			a.logf("certificate for %s from %s: %.*v; %s; next try in %v", a.domain, a.client.directory, maxACMEReason, err, acmeHint(a.client.heard, err), wait.Round(time.Second))
 		}
-		if err := a.client.pause(ctx, wait); err != nil {
+		if err := a.pause(ctx, wait); err != nil {
 			return err
 		}
 	}
@@ -236,12 +239,14 @@ func (a *acmeCerts) renew(ctx context.Context) error {
 	if err != nil {
 		return withHint(fmt.Errorf("the account's key: %w", err), "that directory has to be writable; a damaged file may be removed")
 	}
-	a.client = acmeClient{directory: a.client.directory, key: account, roots: a.client.roots, pause: a.client.pause}
 	key, text, err := newACMEKey()
 	if err != nil {
 		return err
 	}
-	chain, err := a.client.issue(ctx, a.domain, key, a.show)
+	chain, err := a.client.issue(ctx, account, a.domain, key, a.show)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+	}
 	if err != nil {
 		return err
 	}
@@ -321,7 +326,7 @@ func acmeWait(failed int, heard bool, err error) time.Duration {
 	}
 	wait = min(wait<<min(failed-1, 16), maxACMEPause)
 	if p := (*acmeProblem)(nil); errors.As(err, &p) {
-		wait = max(wait, min(p.after, maxACMEAfter))
+		wait = max(wait, min(p.after(), maxACMEAfter))
 	}
 	return wait + mrand.N(wait/8)
 }
@@ -333,7 +338,7 @@ func acmeHint(heard bool, err error) string {
 	case hintOf(err) != "":
 		return hintOf(err)
 	case !heard:
-		return "is the CA's address right, may this machine go out by TCP, is its clock right?"
+		return "is the CA's address right, may this machine go out by TCP (HTTPS_PROXY names a proxy), is its clock right?"
 	case p == nil:
 	case p.is("dns", "caa"):
 		return "the name's A and AAAA records have to be this machine's, and a CAA record has to allow the CA"
