@@ -166,16 +166,18 @@ func TestBrowserCoordinator(t *testing.T) {
 	b.press("all")
 
 	// who is in is shown, and may be sent out
+	b.js("location.hash = 'sessions'")
+	b.browser.until("[...document.querySelectorAll('[data-session]')].every(r => r.children[4].textContent === '0')") // that of before
 	b.script.run(`
 		on laptop
 		tool run attic -- 'echo in; sleep 1000' &in
 		wait in 'in'`)
-	b.js("location.hash = 'sessions'")
 	b.says("connections")
 	b.browser.until("[...document.querySelectorAll('[data-session]')].some(r => r.innerText.includes('laptop') && r.children[4].textContent === '1')")
 	b.accessible("sessions")
 	b.browser.shot("sessions")
 	b.press("End")
+	b.says("Ended.")
 	b.script.run("ended in 255")
 	b.browser.until("[...document.querySelectorAll('[data-session]')].every(r => r.children[4].textContent === '0')")
 	b.script.run(`
@@ -306,7 +308,7 @@ func TestBrowserCoordinatorLost(t *testing.T) {
 	b.js("location.hash = 'signers'")
 	b.press("Add a passkey that signs")
 	b.press("Make the passkey")
-	b.says("This passkey signs for the account already")
+	b.says("This passkey belongs to the account already")
 	first := b.swap(nil)
 	b.press("Make the passkey")
 	b.says("Let another key sign")
@@ -324,7 +326,7 @@ func TestBrowserCoordinatorLost(t *testing.T) {
 	b.says("Your sign-in is over")
 	b.js("document.querySelector('details').open = true")
 	b.press("Use the signing passkey")
-	b.says("It opens this page and can sign nothing")
+	b.says("opens this page and can sign nothing")
 	b.press("Make the passkey")
 	b.browser.until("!!document.querySelector('[data-device=laptop]') || !!document.querySelector('[data-signer=second]')")
 

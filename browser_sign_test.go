@@ -174,7 +174,7 @@ func TestBrowserRecovers(t *testing.T) {
 	b.visit("add")
 	b.says("Make a passkey that signs")
 	b.click("#go")
-	b.says("This passkey signs for the account already") // the authenticator knows it
+	b.says("This passkey belongs to the account already") // the authenticator knows it
 	first := b.swap(nil)
 	b.click("#go")
 	b.compared("add", "Let another key sign")

@@ -258,7 +258,7 @@ key, may let a passkey sign in. The address is good once, for 15 minutes.`,
 					if err != nil {
 						return fmt.Errorf("asking the coordinator: %w", err)
 					}
-					fmt.Fprintln(p.err, "Open this within 15 minutes in the browser that shall sign in; it is good once:")
+					fmt.Fprintf(p.err, "Open this within 15 minutes in the browser that shall sign in; it is good once, and shows the account's words:\n  %s\n", acctWords(a.acct))
 					_, err = fmt.Fprintln(p.out, printable(url))
 					return err
 				})

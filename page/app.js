@@ -19,7 +19,17 @@ function h(tag, attributes, ...children) {
 const button = (text, act, kind) => h("button", { type: "button", class: kind, click: act }, text);
 const mono = text => h("span", { class: "mono" }, text);
 
+// say tells where it is seen and heard: in the dialog, while one is open.
 function say(text, kind) {
+  if (dialog.open && text) {
+    let s = dialog.querySelector("[role=alert]");
+    if (!s) dialog.append(s = h("p", { role: "alert" }));
+    s.className = kind || "";
+    s.textContent = text[0].toUpperCase() + text.slice(1);
+    s.scrollIntoView({ block: "nearest" });
+    return;
+  }
+  for (const s of dialog.querySelectorAll("[role=alert]")) s.remove();
   const s = document.getElementById("status");
   s.textContent = text && text[0].toUpperCase() + text.slice(1);
   s.className = kind || "";
@@ -29,13 +39,15 @@ function say(text, kind) {
 async function ask(path, body) {
   let response;
   try {
-    response = await fetch("/api/" + path, body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+    const headers = view ? { "Sessio-Account": view.account } : {};
+    response = await fetch("/api/" + path, { signal: AbortSignal.timeout(30000), headers, ...(body === undefined ? {} : { method: "POST", headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(body) }) });
   } catch {
     throw new Error("The coordinator does not answer. Is this machine online? Try again.");
   }
   const out = await response.json().catch(() => ({ error: "The coordinator answers with " + response.status + "." }));
   if (response.ok) return out;
   if (response.status === 401 && view) signedOut();
+  if (out.code === "other-account") location.reload();
   throw Object.assign(new Error(out.error + (out.hint ? ". " + out.hint : "")), { code: out.code });
 }
 
@@ -89,6 +101,11 @@ function done(text) {
 const cancel = () => button("Close", () => dialog.close(), "quiet");
 dialog.addEventListener("close", () => { shownKey = ""; dialog.replaceChildren(); });
 
+// sure asks before something that cannot be taken back.
+function sure(title, about, text, act) {
+  open(title, h("p", {}, about), h("div", { class: "row" }, button(text, during(act), "danger"), cancel()));
+}
+
 function field(label, id, value, hint) {
   return [h("label", { for: id }, label), h("input", { type: "text", id, value, autocomplete: "off", autocapitalize: "none", spellcheck: "false", "aria-describedby": hint ? id + "-hint" : undefined }),
     hint ? h("p", { class: "hint", id: id + "-hint" }, hint) : null];
@@ -105,6 +122,7 @@ const ticked = name => [...dialog.querySelectorAll(`input[name=${name}]:checked`
 
 function signedOut() {
   view = null;
+  hello.signedIn = false;
   if (stream) stream.close();
   stream = null;
   dialog.close();
@@ -136,10 +154,14 @@ async function prove() {
 
 // makeSignin has a passkey made that signs in, and signs in with it.
 async function makeSignin(asked) {
-  open("Make a passkey that signs in", h("p", {}, "It opens this page and can sign nothing."), h("div", { class: "row" }, button("Make the passkey", during(async () => {
+  const own = view && view.words === asked.account;
+  open("Make a passkey that signs in", facts([["account", asked.account], ["by the word of", asked.label]]),
+    own ? null : h("p", {}, h("strong", {}, "Compare these words with your account's"), " (sessio account sign-in prints them, and every machine that joins): whoever sent you this address may have sent you to an account of theirs."),
+    h("p", {}, "The passkey opens this page and can sign nothing.", !own && hello.signedIn ? " You are signed in here already: that ends." : ""), h("div", { class: "row" }, button("Make the passkey", during(async () => {
     const answer = await makePasskey(asked);
     await ask("enrol/finish", { flow: asked.flow, answer });
     localStorage.setItem("sessio-key", answer.id);
+    history.replaceState(null, "", "/#devices");
     done("This passkey signs in from now on.");
     await start();
   })), cancel()));
@@ -193,14 +215,13 @@ async function newRecoveryKey() {
 }
 
 async function register(claim) {
-  const label = typed("label");
+  const label = typed("label"), recovery = await newRecoveryKey(); // first: a browser may not be able to
   const first = await ask("register/begin", { claim, label });
   const signin = await makePasskey(first);
   let next = await ask("register/signin", { flow: first.flow, answer: signin });
   alone(h("h1", {}, "Make your account"), h("p", {}, "Now the passkey that signs. It is called “", next.userName, "”: nothing but adding or removing devices and signers ever asks for it."),
     h("div", { class: "row" }, button("2. Make the passkey that signs", during(async () => {
       const answer = await makePasskey(next);
-      const recovery = await newRecoveryKey();
       const genesis = await ask("register/signer", { flow: next.flow, answer, recovery: recovery.pub });
       showRecovery(genesis, recovery.text, signin.id);
     }))));
@@ -214,7 +235,7 @@ function showRecovery(genesis, recovery, signinID) {
     h("form", { submit: during(async () => {
       if (typed("again").toLowerCase().replace(/[^a-z2-7]/g, "") !== last.replace("-", "")) throw new Error("That is not how the recovery key ends: compare it with the paper.");
       const answer = await usePasskey(genesis.need[0]);
-      await ask("register/finish", { flow: genesis.flow, answer });
+      await ask("register/finish", { flow: genesis.flow, answer }).catch(e => { if (e.code !== "account-made") throw e; });
       localStorage.setItem("sessio-key", signinID);
       history.replaceState(null, "", "/#devices");
       await start();
@@ -234,7 +255,10 @@ function confirmStatement(st, said) {
     h("div", { class: "row" }, button(st.need.length > 1 ? "Sign: the account's passkey, then the new one" : "Sign with the passkey", during(async () => {
       const answers = [];
       for (const asked of st.need) answers.push(await usePasskey(asked));
-      await ask("sign", { text: st.text, answers });
+      try { await ask("sign", { text: st.text, answers }); } catch (e) {
+        if (e.code === "stale-head") { dialog.close(); throw new Error("Something else was signed meanwhile: begin again."); }
+        throw e;
+      }
       done(said || "Signed. The devices know it in a moment.");
     })), cancel()));
 }
@@ -264,7 +288,7 @@ function waitingCard(w) {
   return h("li", { class: "card asks", "data-waiting": w.name }, h("h3", {}, w.name || w.id),
     h("p", {}, "words ", h("strong", { class: "words" }, w.words)), h("p", { class: "mono soft" }, w.fingerprint),
     h("p", { class: "soft" }, "from ", w.from, ", ", ago(w.since), w.login ? ", as " + w.login : ""),
-    h("div", { class: "row" }, button("Compare and sign", () => signDevice(w)), button("Refuse", during(async () => { await ask("waiting/refuse", { device: w.id }); say("Sent away: " + (w.name || w.id), "good"); }), "quiet")));
+    h("div", { class: "row" }, button("Compare and sign", () => signDevice(w)), button("Refuse", () => sure("Send " + (w.name || w.id) + " away?", "Its ticket is used up: to ask again it needs a new one.", "Refuse", async () => { await ask("waiting/refuse", { device: w.id }); done("Sent away: " + (w.name || w.id)); }), "quiet")));
 }
 
 function showDevice(d) {
@@ -278,7 +302,8 @@ const roleChoice = [["server", "may be entered"], ["client", "may enter others"]
 const capChoice = ["shell", "exec", "sftp", "forward", "pty"].map(c => [c, c]);
 const lifeChoice = [["0", "for ever"], ["2592000", "30 days"], ["31536000", "a year"]];
 const lives = until => [h("label", { for: "life" }, "The signature is good"), h("select", { id: "life" },
-  [...(until ? [[String(Math.max(1, Math.round(until - Date.now() / 1000))), "as now, until " + when(until)]] : []), ...lifeChoice].map(([v, t]) => h("option", { value: v }, t)))];
+  [...(until * 1000 > Date.now() ? [["until " + until, "as now, until " + when(until)]] : []), ...lifeChoice].map(([v, t]) => h("option", { value: v }, t)))];
+const life = () => typed("life").startsWith("until ") ? Math.max(1, Math.round(Number(typed("life").slice(6)) - Date.now() / 1000)) : Number(typed("life"));
 
 function noPasskeyHere(command) {
   open("Sign on a machine", h("p", {}, "None of the account's passkeys signs on this page. On a machine of the account run:"), h("pre", {}, command), h("div", { class: "row" }, copyButton(() => command), cancel()));
@@ -290,14 +315,14 @@ function signDevice(w) {
     h("p", {}, h("strong", {}, "Compare these words with those that the machine shows."), " If they differ, somebody stands between you and it: refuse."),
     field("Name", "name", w.name), checks("It", "roles", roleChoice, w.roles || ["server"]),
     field("Logins that may be taken there", "users", (w.users || []).join(" "), "with spaces between; * is any; left empty: " + (w.login || "none") + ", for who only enters others any"), lives(),
-    h("div", { class: "row" }, button("The words agree: go on", during(() => toSign({ op: "device.add", device: w.id, name: typed("name"), roles: ticked("roles"), users: words("users"), caps: w.caps || [], expires: Number(typed("life")) }))), cancel()));
+    h("div", { class: "row" }, button("The words agree: go on", during(() => toSign({ op: "device.add", device: w.id, name: typed("name"), roles: ticked("roles"), users: words("users"), caps: w.caps || [], expires: life() }))), cancel()));
 }
 
 function changeDevice(d) {
   if (!view.signsHere) return noPasskeyHere("sessio trust update " + d.name + " -users …");
   open("Change " + d.name, field("Name", "name", d.name), checks("It", "roles", roleChoice, d.roles), field("Logins that may be taken there", "users", d.users.join(" "), "with spaces between; * is any"),
     checks("They may use", "caps", capChoice, d.caps), lives(d.expires),
-    h("div", { class: "row" }, button("Go on", during(() => toSign({ op: "device.update", device: d.id, name: typed("name"), roles: ticked("roles"), users: words("users"), caps: ticked("caps"), expires: Number(typed("life")) }))), cancel()));
+    h("div", { class: "row" }, button("Go on", during(() => toSign({ op: "device.update", device: d.id, name: typed("name"), roles: ticked("roles"), users: words("users"), caps: ticked("caps"), expires: life() }))), cancel()));
 }
 
 function revokeDevice(d) {
@@ -344,7 +369,7 @@ function showSessions() {
     h("p", {}, "By a session one device enters another; it is made when they are introduced. Ending closes what runs in it; revoking closes it for good."),
     view.sessions.length ? h("table", {}, h("thead", {}, h("tr", {}, ["from", "into", "since", "until", "connections", ""].map(t => h("th", { scope: "col" }, t)))), h("tbody", {}, view.sessions.map(s => h("tr", { "data-session": s.id },
       h("td", { "data-th": "from" }, s.client), h("td", { "data-th": "into" }, s.device), h("td", { "data-th": "since" }, when(s.made)), h("td", { "data-th": "until" }, s.revoked ? "revoked" : s.expires ? when(s.expires) : "for ever"), h("td", { "data-th": "connections" }, String(s.live)),
-      h("td", { class: "row" }, s.live && !s.revoked ? button("End", act("end", { id: s.id }, "Ended."), "quiet") : null, s.revoked ? null : button("Revoke", act("revoke", { id: s.id }, "Revoked."), "quiet"))))))
+      h("td", { class: "row" }, s.live && !s.revoked ? button("End", act("end", { id: s.id }, "Ended."), "quiet") : null, s.revoked ? null : button("Revoke", () => sure("Revoke this session?", "What " + s.client + " has open on " + s.device + " by it ends now.", "Revoke", async () => { await ask("sessions/revoke", { id: s.id }); done("Revoked."); }), "quiet"))))))
       : h("div", { class: "card" }, h("p", {}, "Nobody is in. When one of your devices enters another, you see it here, and may end it."))];
 }
 
@@ -358,8 +383,8 @@ function showSigners() {
       s.powers === "r" ? null : h("div", { class: "row" }, button("Remove", during(() => toSign({ op: "signer.remove", signer: s.id })), "quiet"))))),
     h("details", {}, h("summary", {}, "A passkey that signs is lost"), h("p", {}, "If another one is left, remove the lost one here. If none is, run this on a machine that has Sessio, with the recovery key at hand; it makes a new passkey and removes every other signer:"), h("pre", {}, "sessio trust recover -passkey " + view.ticket)),
     h("div", { class: "row between" }, h("h2", {}, "Passkeys that sign in"), button("Add one", addSignin, "quiet")),
-    h("ul", { class: "cards" }, view.passkeys.map(k => h("li", { class: "card" }, h("h3", {}, k.label, k.own ? " (this sign-in)" : ""), h("p", { class: "soft" }, "made ", when(k.made), ", used ", when(k.used)),
-      h("div", { class: "row" }, button("Remove", during(() => ask("passkey/remove", { id: k.id })), "quiet")))))];
+    h("ul", { class: "cards" }, view.passkeys.map(k => h("li", { class: "card", "data-passkey": k.id }, h("h3", {}, k.label, k.own ? " (this sign-in)" : ""), h("p", { class: "soft" }, "made ", when(k.made), ", used ", when(k.used)),
+      h("div", { class: "row" }, button("Remove", () => sure("Remove the passkey " + k.label + "?", "It signs in no more, and who came by it is signed out.", "Remove", async () => { await ask("passkey/remove", { id: k.id }); done("Removed: " + k.label); }), "quiet")))))];
 }
 
 function addSigner() {
@@ -384,14 +409,14 @@ function showHistory() {
   ask("log").then(records => {
     list.replaceChildren(...records.map(r => h("li", { class: "card" }, h("h3", {}, r.seq + ". " + r.title), h("p", { class: "soft" }, when(r.time), ", by ", r.by.join(" and "), ", ", r.words), facts(r.facts),
       h("details", {}, h("summary", {}, "The statement"), h("pre", {}, r.text)))));
-    list.removeAttribute("aria-busy");
-  }, e => say(e.message, "bad"));
+  }).catch(e => say(e.message, "bad")).finally(() => list.removeAttribute("aria-busy"));
   return [h("h1", {}, "History"), h("p", {}, "Every change of the account, each signed; no line can be taken out or put in between. Devices keep the same list."), list];
 }
 
 function showAccount() {
   return [h("h1", {}, "Account"), facts([["account", view.account], ["its words", view.words], ["log", "record " + view.seq + ", " + view.head], ["coordinator", hello.coordinator], ["signed in until", when(view.expires)]]),
-    h("div", { class: "row" }, h("a", { href: "/api/export", download: true }, "Export the account"), button("Sign out", during(async () => { await ask("signout", {}); signedOut(); showSignin(); }), "quiet")),
+    h("div", { class: "row" }, h("a", { href: "/api/export", download: true }, "Export the account"), button("Sign out", during(async () => { await ask("signout", {}); signedOut(); showSignin(); }), "quiet"),
+      button("Sign out everywhere else", during(async () => { await ask("signout/others", {}); say("Only this browser is signed in.", "good"); }), "quiet")),
     view.builds ? [h("h2", {}, "Builds that the coordinator hands out"), h("p", {}, "Compare their SHA-256 with those of a place that you trust before you let a machine run them."),
       h("ul", { class: "cards" }, view.builds.map(b => h("li", { class: "card" }, h("h3", {}, b.name), h("p", { class: "mono soft" }, b.sum), h("p", { class: "soft" }, (b.size / 1e6).toFixed(1) + " MB"))))] : null,
     h("p", { class: "hint" }, "The export has the whole log and what the coordinator keeps beside it. It holds no secret that would let anybody in.")];
@@ -399,18 +424,29 @@ function showAccount() {
 
 const parts = { devices: ["Devices", showDevices], sessions: ["Sessions", showSessions], signers: ["Signers", showSigners], history: ["History", showHistory], account: ["Account", showAccount] };
 
+// Where the focus is: a control of which item.
+const items = "[data-device], [data-waiting], [data-signer], [data-session], [data-passkey]";
+function place(e) {
+  const item = e.closest(items);
+  return (item ? JSON.stringify(item.dataset) : "") + e.tagName + e.textContent;
+}
+
 function render(moved) {
-  const name = parts[location.hash.slice(1)] ? location.hash.slice(1) : "devices", nav = document.getElementById("nav");
+  const name = Object.hasOwn(parts, location.hash.slice(1)) ? location.hash.slice(1) : "devices", nav = document.getElementById("nav");
   nav.hidden = false;
   nav.replaceChildren(...Object.entries(parts).map(([n, [title]]) => h("a", { href: "#" + n, "aria-current": n === name ? "page" : undefined }, title)));
   document.title = parts[name][0] + " – Sessio";
   if (!moved && name === "history" && main.dataset.seq === String(view.seq)) return;
   main.dataset.seq = view.seq;
-  const focused = document.activeElement && main.contains(document.activeElement) ? document.activeElement.textContent : "";
+  const focused = main.contains(document.activeElement) && document.activeElement !== main ? place(document.activeElement) : "";
   main.replaceChildren(...parts[name][1]().flat(9).filter(Boolean));
   if (moved) say("");
   if (moved) main.focus();
-  else if (focused) { const again = [...main.querySelectorAll("button, a")].find(e => e.textContent === focused); if (again) again.focus(); }
+  else if (focused) {
+    const again = [...main.querySelectorAll("button, a, summary")].find(e => place(e) === focused);
+    if (again) again.focus();
+  }
+  for (const b of main.querySelectorAll(":is(" + items + ") button")) b.setAttribute("aria-label", b.textContent + " " + (b.closest("li, tr").querySelector("h3, td") || b).textContent);
 }
 
 function listen() {
@@ -422,8 +458,10 @@ function listen() {
     stream.onerror = async () => {
       if (!stream || stream.readyState !== EventSource.CLOSED) return say("The coordinator does not answer; trying again …", "bad");
       hello = await ask("hello").catch(() => null);
-      if (hello && !hello.signedIn) signedOut();
-      else setTimeout(() => { if (view) listen(); }, 3000);
+      if (hello && !hello.signedIn) return signedOut();
+      if (!view) alone(h("h1", {}, "No news"), h("p", {}, "The coordinator sends this page no news. Is it open in many tabs? Close some; it tries again by itself."));
+      else say("The coordinator sends no news; trying again …", "bad");
+      setTimeout(() => listen().then(ready), 3000);
     };
     stream.onopen = () => say("");
   });
@@ -433,9 +471,9 @@ async function start() {
   hello = await ask("hello");
   document.getElementById("foot").textContent = "Sessio " + hello.build + ", coordinator " + hello.coordinator;
   const fragment = location.hash.match(/^#(claim|enrol)=([a-z2-7]+)$/);
+  if (!window.PublicKeyCredential) return alone(h("h1", {}, "No passkeys here"), h("p", {}, "Browsers use passkeys on a page with TLS and a name alone, or on this machine by the name localhost. Open the address that the coordinator's -url names."));
   if (fragment && fragment[1] === "enrol") {
-    history.replaceState(null, "", "/");
-    alone(h("h1", {}, "One more passkey"));
+    alone(h("h1", {}, "One more passkey"), h("p", {}, "This address is good once; load it again if you have closed the question."));
     return makeSignin(await ask("enrol/begin", { code: fragment[2] }));
   }
   if (hello.signedIn) return listen();
@@ -443,5 +481,14 @@ async function start() {
   showSignin();
 }
 
-addEventListener("hashchange", () => view ? render(true) : start().catch(e => say(e.message, "bad")));
+document.querySelector(".skip").addEventListener("click", e => { e.preventDefault(); main.focus(); });
+addEventListener("hashchange", () => {
+  if (/^#(claim|enrol)=/.test(location.hash) || !view && location.hash === "#register") start().catch(e => say(e.message, "bad"));
+  else if (view && (location.hash === "" || Object.hasOwn(parts, location.hash.slice(1)))) render(true);
+});
+// A page that nobody sees takes no connection.
+document.addEventListener("visibilitychange", () => {
+  if (!view) return;
+  if (document.hidden) { if (stream) stream.close(); stream = null; } else if (!stream) listen();
+});
 start().catch(e => { alone(h("h1", {}, "This did not work")); say(e.message, "bad"); });

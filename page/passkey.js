@@ -35,7 +35,7 @@ async function usePasskey(ask) {
 // What a browser says where a prompt was closed, and where there is none.
 function passkeyTrouble(e) {
   if (e.name === "NotAllowedError") return "The passkey was not used: the prompt was closed, or its time was over. Try again, or close this page.";
-  if (e.name === "InvalidStateError") return "This passkey signs for the account already. Use another one.";
+  if (e.name === "InvalidStateError") return "This passkey belongs to the account already. Use another one.";
   if (e.name === "SecurityError") return "The browser does not let this page use passkeys: open exactly the address that the program has shown.";
   return e.message;
 }
