@@ -350,3 +350,49 @@ func TestCoordErrorsTellNoPaths(t *testing.T) {
 		t.Errorf("%+v", msg)
 	}
 }
+
+// The page is opened by a signer's proof for this very connection, and by nothing
+// that a device has.
+func TestCoordEnrol(t *testing.T) {
+	rt := newCoordRightsTest(t)
+	rt.page = webTestOrigin
+	id := rt.acct.id()
+	channel := []byte("this connection")
+	proof := func(by stmtSigner, namespace string, text []byte) []byte {
+		t.Helper()
+		sig, err := by.sign(namespace, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return appendRecord(nil, text, []recordSig{sig})
+	}
+	good := ownerProofText(id.String(), channel)
+	other := ownerProofText(id.String(), []byte("another connection"))
+	ask := func(who string, b []byte) string {
+		_, code := rt.ask(rt.peers[who], opEnrol, &enrolMsg{id, b})
+		rt.advance(time.Minute)
+		return code
+	}
+	for name, b := range map[string][]byte{
+		"nothing": nil, "no record": {1}, "for another connection": proof(rt.acct.signer, ownerNamespace, other),
+		"as a statement": proof(rt.acct.signer, stmtNamespace, good), "by nobody": proof(trustTestKey("stranger"), ownerNamespace, good),
+	} {
+		for _, who := range []string{"client", "server", "stranger"} {
+			if code := ask(who, b); code != "denied" {
+				t.Errorf("%s, by %s: %q", name, who, code)
+			}
+		}
+	}
+	if code := ask("client", proof(rt.acct.recovery.signer(), ownerNamespace, good)); code != "" {
+		t.Errorf("by the recovery key: %q", code)
+	}
+	body := rt.mustAsk("server", opEnrol, &enrolMsg{id, proof(rt.acct.signer, ownerNamespace, good)})
+	m, err := parseEnrolled(body)
+	if err != nil || m.page != webTestOrigin || len(m.code) != 26 {
+		t.Errorf("%+v, %v", m, err)
+	}
+	rt.page = ""
+	if code := ask("client", proof(rt.acct.signer, ownerNamespace, good)); code != "no-page" {
+		t.Errorf("without a page: %q", code)
+	}
+}
