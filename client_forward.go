@@ -23,11 +23,12 @@ import (
 )
 
 func forwardStartVerb() verb {
-	return verb{name: "forward start", usage: "[-l LOGIN] [-v] [LOGIN@]DEVICE [BIND:]PORT:HOST:PORT…", summary: "ports here that lead to addresses that the device reaches",
-		more: "BIND is the address to listen on here, localhost if left out. HOST is resolved on\nthe device. Each line printed is a port that answers; ^C ends them.",
+	return verb{name: "forward start", usage: "[-l LOGIN] [-v] [-D [BIND:]PORT] [LOGIN@]DEVICE [BIND:]PORT:HOST:PORT…", summary: "ports here that lead to addresses that the device reaches",
+		more: "BIND is the address to listen on here, localhost if left out. HOST is resolved on\nthe device. -D makes a port where programs say by SOCKS (4, 4a, 5) where they\nwant to go from there. Each line printed is a port that answers; ^C ends them.",
 		setup: func(f *flag.FlagSet) verbRun {
 			user := loginFlag(f)
-			return onDevice(f, func(o operands) (forwardArgs, error) { return parseForwardOperands(o.all(), *user) }, cmdForward)
+			dynamic := f.String("D", "", "a SOCKS `port` here, as [BIND:]PORT, to all that the device reaches")
+			return onDevice(f, func(o operands) (forwardArgs, error) { return parseForwardOperands(o.all(), *user, *dynamic) }, cmdForward)
 		}}
 }
 
@@ -35,6 +36,7 @@ func forwardStartVerb() verb {
 // the remote one.
 type forwardSpec struct {
 	local, remote forwardEnd
+	dynamic       bool // who connects says by SOCKS where to; remote is empty
 }
 
 // A forwardEnd is a host and port, or the path of a Unix socket. An empty host
@@ -61,7 +63,18 @@ func (f forwardSpec) String() string {
 			local = f.local.String()
 		}
 	}
+	if f.dynamic {
+		return local
+	}
 	return local + ":" + f.remote.String()
+}
+
+// leadsTo is where a forward goes, for people.
+func (f forwardSpec) leadsTo() string {
+	if f.dynamic {
+		return "what is asked for by SOCKS"
+	}
+	return f.remote.String()
 }
 
 // parseForwardSpec reads what -L of ssh takes.
@@ -156,16 +169,23 @@ type forwardArgs struct {
 	specs  []forwardSpec
 }
 
-// parseForwardOperands reads DEVICE SPEC….
-func parseForwardOperands(operands []string, user string) (forwardArgs, error) {
-	if len(operands) < 2 {
-		return forwardArgs{}, usageError("forward start needs a device and [BIND:]PORT:HOST:PORT")
+// parseForwardOperands reads DEVICE SPEC…; with -D there may be no SPEC.
+func parseForwardOperands(operands []string, user, dynamic string) (forwardArgs, error) {
+	if len(operands) == 0 || len(operands) < 2 && dynamic == "" {
+		return forwardArgs{}, usageError("forward start needs a device and [BIND:]PORT:HOST:PORT, or -D [BIND:]PORT")
 	}
 	t, err := parseTarget(operands[0], user)
 	if err != nil {
 		return forwardArgs{}, err
 	}
 	args := forwardArgs{target: t}
+	if dynamic != "" {
+		f, err := parseDynamicSpec(dynamic)
+		if err != nil {
+			return forwardArgs{}, err
+		}
+		args.specs = append(args.specs, f)
+	}
 	for _, s := range operands[1:] {
 		f, err := parseForwardSpec(s)
 		if err != nil {
@@ -215,7 +235,7 @@ func cmdForward(ctx context.Context, op sshOpener, files stdio, args forwardArgs
 		return err
 	}
 	for _, l := range listeners {
-		fmt.Fprintf(files.out, "forwarding %s to %s on %s\n", l.Addr(), l.spec.remote, first.device)
+		fmt.Fprintf(files.out, "forwarding %s to %s on %s\n", l.Addr(), l.spec.leadsTo(), first.device)
 	}
 	return fw.serve(ctx, first, listeners)
 }
@@ -343,27 +363,42 @@ func (fw *forwarder) accept(ctx context.Context, l forwardListener, loops *sync.
 		loops.Go(func() {
 			defer func() { <-fw.slots }()
 			defer conn.Close()
-			if err := fw.forward(ctx, conn, l.spec.remote); err != nil && ctx.Err() == nil {
-				fw.say("%s to %s: %v", l.Addr(), l.spec.remote, err)
+			to, err := fw.carry(ctx, conn, l.spec)
+			if err != nil && ctx.Err() == nil {
+				fw.say("%s to %s: %v", l.Addr(), printable(to), err)
 			}
 		})
 	}
 }
 
+// carry finds out where a connection shall go, and says so, and carries it.
+func (fw *forwarder) carry(ctx context.Context, conn net.Conn, spec forwardSpec) (to string, err error) {
+	if !spec.dynamic {
+		return spec.remote.String(), fw.forward(ctx, conn, spec.remote, nil)
+	}
+	unhook := context.AfterFunc(ctx, func() { conn.Close() })
+	end, reply, err := askSocks(conn)
+	unhook()
+	if err != nil {
+		return spec.leadsTo(), err
+	}
+	return end.String(), fw.forward(ctx, conn, end, reply)
+}
+
 // forward carries one connection. What cannot be carried to its end is reset,
 // so that nobody takes a part for the whole.
-func (fw *forwarder) forward(ctx context.Context, conn net.Conn, to forwardEnd) error {
+func (fw *forwarder) forward(ctx context.Context, conn net.Conn, to forwardEnd, reply socksReply) error {
 	patience, stop := context.WithTimeoutCause(ctx, maxForwardWait, errors.New("no link"))
 	defer stop()
 	client, err := fw.connected(patience)
 	if err != nil {
-		resetConn(conn)
+		refuseForward(conn, reply)
 		return err
 	}
 	host, port := originOf(conn)
 	ch, requests, err := client.OpenChannel("direct-tcpip", ssh.Marshal(directTCPMsg{to.host, uint32(to.port), host, port}))
 	if err != nil {
-		resetConn(conn)
+		refuseForward(conn, reply)
 		if refused := (*ssh.OpenChannelError)(nil); errors.As(err, &refused) {
 			return fmt.Errorf("%s: %s: %q", client.device, refused.Reason, refused.Message)
 		}
@@ -371,6 +406,10 @@ func (fw *forwarder) forward(ctx context.Context, conn net.Conn, to forwardEnd) 
 	}
 	unhook := context.AfterFunc(ctx, func() { conn.Close() })
 	defer unhook()
+	if reply != nil && reply(true) != nil {
+		ch.Close()
+		return nil // who asked has gone
+	}
 	joinChannel(client, ch, requests, conn)
 	return nil
 }

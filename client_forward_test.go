@@ -26,7 +26,7 @@ import (
 // returns the addresses of the lines that it printed, lines of each spec.
 func sshcForward(t *testing.T, op sshOpener, lines int, specs ...string) (addrs []string, errs *sshcBuffer) {
 	t.Helper()
-	args, err := parseForwardOperands(append([]string{"attic"}, specs...), "")
+	args, err := parseForwardOperands(append([]string{"attic"}, specs...), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +265,7 @@ func TestForwardFinalRefusal(t *testing.T) {
 	})
 	_, _, err := sshcFiles(t, nil, func(files stdio) error {
 		return cmdForward(t.Context(), p, files, forwardArgs{target: target{device: "attic"},
-			specs: []forwardSpec{{forwardEnd{path: path}, forwardEnd{host: "127.0.0.1", port: 1}}}})
+			specs: []forwardSpec{{local: forwardEnd{path: path}, remote: forwardEnd{host: "127.0.0.1", port: 1}}}})
 	})
 	watcher.Wait()
 	if codeOf(err) != "revoked" || exitStatus(err) != 1 {
@@ -281,7 +281,7 @@ func TestForwardPortTaken(t *testing.T) {
 	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	out, _, err := sshcFiles(t, nil, func(files stdio) error {
-		args, err := parseForwardOperands([]string{"attic", port + ":h:80"}, "")
+		args, err := parseForwardOperands([]string{"attic", port + ":h:80"}, "", "")
 		if err != nil {
 			return err
 		}
@@ -293,7 +293,7 @@ func TestForwardPortTaken(t *testing.T) {
 }
 
 func TestForwardRemoteSocket(t *testing.T) {
-	args, err := parseForwardOperands([]string{"attic", "8080:/run/x.sock"}, "")
+	args, err := parseForwardOperands([]string{"attic", "8080:/run/x.sock"}, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}

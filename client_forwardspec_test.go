@@ -7,19 +7,19 @@ import (
 
 func TestParseForwardSpec(t *testing.T) {
 	for in, want := range map[string]forwardSpec{
-		"8080:localhost:80":           {forwardEnd{port: 8080}, forwardEnd{host: "localhost", port: 80}},
-		"0:h:1":                       {forwardEnd{}, forwardEnd{host: "h", port: 1}},
-		"10.0.0.1:8080:h:80":          {forwardEnd{host: "10.0.0.1", port: 8080}, forwardEnd{host: "h", port: 80}},
-		"*:8080:h:80":                 {forwardEnd{host: "*", port: 8080}, forwardEnd{host: "h", port: 80}},
-		":8080:h:80":                  {forwardEnd{host: "*", port: 8080}, forwardEnd{host: "h", port: 80}},
-		"localhost:65535:h:65535":     {forwardEnd{host: "localhost", port: 65535}, forwardEnd{host: "h", port: 65535}},
-		"[::1]:8080:[2001:db8::1]:80": {forwardEnd{host: "::1", port: 8080}, forwardEnd{host: "2001:db8::1", port: 80}},
-		"8080:[fe80::1%eth0]:80":      {forwardEnd{port: 8080}, forwardEnd{host: "fe80::1%eth0", port: 80}},
-		"/tmp/s:h:80":                 {forwardEnd{path: "/tmp/s"}, forwardEnd{host: "h", port: 80}},
-		"./s:h:80":                    {forwardEnd{path: "./s"}, forwardEnd{host: "h", port: 80}},
-		"8080:/run/x":                 {forwardEnd{port: 8080}, forwardEnd{path: "/run/x"}},
-		"[::1]:8080:/run/x":           {forwardEnd{host: "::1", port: 8080}, forwardEnd{path: "/run/x"}},
-		"/tmp/s:/run/x":               {forwardEnd{path: "/tmp/s"}, forwardEnd{path: "/run/x"}},
+		"8080:localhost:80":           {local: forwardEnd{port: 8080}, remote: forwardEnd{host: "localhost", port: 80}},
+		"0:h:1":                       {local: forwardEnd{}, remote: forwardEnd{host: "h", port: 1}},
+		"10.0.0.1:8080:h:80":          {local: forwardEnd{host: "10.0.0.1", port: 8080}, remote: forwardEnd{host: "h", port: 80}},
+		"*:8080:h:80":                 {local: forwardEnd{host: "*", port: 8080}, remote: forwardEnd{host: "h", port: 80}},
+		":8080:h:80":                  {local: forwardEnd{host: "*", port: 8080}, remote: forwardEnd{host: "h", port: 80}},
+		"localhost:65535:h:65535":     {local: forwardEnd{host: "localhost", port: 65535}, remote: forwardEnd{host: "h", port: 65535}},
+		"[::1]:8080:[2001:db8::1]:80": {local: forwardEnd{host: "::1", port: 8080}, remote: forwardEnd{host: "2001:db8::1", port: 80}},
+		"8080:[fe80::1%eth0]:80":      {local: forwardEnd{port: 8080}, remote: forwardEnd{host: "fe80::1%eth0", port: 80}},
+		"/tmp/s:h:80":                 {local: forwardEnd{path: "/tmp/s"}, remote: forwardEnd{host: "h", port: 80}},
+		"./s:h:80":                    {local: forwardEnd{path: "./s"}, remote: forwardEnd{host: "h", port: 80}},
+		"8080:/run/x":                 {local: forwardEnd{port: 8080}, remote: forwardEnd{path: "/run/x"}},
+		"[::1]:8080:/run/x":           {local: forwardEnd{host: "::1", port: 8080}, remote: forwardEnd{path: "/run/x"}},
+		"/tmp/s:/run/x":               {local: forwardEnd{path: "/tmp/s"}, remote: forwardEnd{path: "/run/x"}},
 	} {
 		got, err := parseForwardSpec(in)
 		if err != nil || got != want {

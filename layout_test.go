@@ -39,7 +39,7 @@ var layout = []string{
 	// the coordinator
 	"web", "coord_store coord_owner coord_session coord_requests coord_revoke", "coord_stream", "coord_install coord_web coord_signin coord_acts coord_views", "coord_acme", "coord_certs", "coord_tls", "coord_http", "coord_sockets", "coord_page coord",
 	// the verbs
-	"term ssh_client client_session client_tty", "client_grant", "client", "passkey_page", "cli", "client_act client_passkey", "client_run", "client_forward",
+	"term ssh_client client_session client_tty", "client_grant", "client", "passkey_page", "cli", "client_act client_passkey", "client_run", "client_socks client_forward",
 	"client_sign", "install", "client_account", "client_trust", "client_signers", "client_status", "client_sessions", "netcheck netcheck_report", "client_netcheck", "roles client_install main",
 }
 
