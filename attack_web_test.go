@@ -90,6 +90,10 @@ func TestAttackWebFlowsFull(t *testing.T) {
 			w.ask("signin/begin", struct{}{}, nil)
 		}
 	}
+	w.from, w.cookie = "192.0.2.8:1", ""
+	if code := w.signsIn(w.signin, w.user); code != "" {
+		t.Errorf("the owner signs in from one address more: %q", code)
+	}
 	w.cookie = cookie
 	if code := w.ask("passkey/begin", map[string]string{"label": "phone"}, nil); code != "" {
 		t.Errorf("who is signed in begins something: %q", code)

@@ -412,7 +412,8 @@ const (
 	// enrolLife is how long the code of account sign-in is good.
 	enrolLife = 15 * time.Minute
 	// maxFlows bounds the ceremonies under way, about 1 KB each; strangers have
-	// three quarters of it, and one address maxHostFlows.
+	// three quarters of it, and one address maxHostFlows. When theirs are all
+	// taken who has most gives way.
 	maxFlows     = 4096
 	maxHostFlows = 64
 )
@@ -448,20 +449,22 @@ func (f *webFlows) put(now time.Time, flow webFlow) (string, error) {
 	rand.Read(id[:]) // never fails since Go 1.24
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	strangers, same := 0, 0
+	strangers, hosts := 0, map[string]int{}
 	for id, old := range f.list {
 		switch {
 		case !now.Before(old.until):
 			delete(f.list, id)
 		case old.host != "":
 			strangers++
-			same += int(boolByte(old.host == flow.host))
+			hosts[old.host]++
 		}
 	}
 	switch {
-	case same >= maxHostFlows && flow.host != "":
+	case flow.host != "" && hosts[flow.host] >= maxHostFlows:
 		return "", coded("too-often", "too much is begun from this address and not ended: wait a few minutes")
-	case len(f.list) >= maxFlows, flow.host != "" && strangers >= maxFlows*3/4:
+	case flow.host != "" && strangers >= maxFlows*3/4:
+		f.makeRoomLocked(hosts)
+	case len(f.list) >= maxFlows:
 		return "", errBusy
 	}
 	if f.list == nil {
@@ -473,6 +476,18 @@ func (f *webFlows) put(now time.Time, flow webFlow) (string, error) {
 	name := base32Lower.EncodeToString(id[:])
 	f.list[name] = flow
 	return name, nil
+}
+
+// makeRoomLocked drops the oldest step of the address that has the most: many
+// addresses take no room from one more. f.mu must be held.
+func (f *webFlows) makeRoomLocked(hosts map[string]int) {
+	var oldest string
+	for id, flow := range f.list {
+		if old, ok := f.list[oldest]; flow.host != "" && (!ok || hosts[flow.host] > hosts[old.host] || hosts[flow.host] == hosts[old.host] && flow.until.Before(old.until)) {
+			oldest = id
+		}
+	}
+	delete(f.list, oldest)
 }
 
 // keep puts a flow in the place of one that was taken.
