@@ -60,12 +60,12 @@ func TestSlowVerbsKilled(t *testing.T) {
 // coordinator's store five hundred times.
 func TestSlowStoreKilled(t *testing.T) {
 	slow(t)
-	coordStoreKilled(t, 300)
+	coordStoreKilled(t, 380)
 }
 
 func TestSlowSessionsKilled(t *testing.T) {
 	slow(t)
-	coordSessionsKilled(t, 200)
+	coordSessionsKilled(t, 120)
 }
 
 // TestSlowCoordinatorReturns: what it knew is known again within one beat.
