@@ -3,12 +3,14 @@
 # in directories of their own under one temporary one, talking over loopback.
 # Needs no root. Argument: the program. With SESSIO_RUN, words that start it
 # (an emulator), the same walk is taken by a foreign processor's build; with
-# SESSIO_OTHER, a login, the port is opened as that user (the device is root).
+# SESSIO_OTHER, a login, the port is opened as that user (the device is root);
+# with SESSIO_VPS, a program, that one is the coordinator.
 set -euo pipefail
 export LC_ALL=C
 
 bin=$(cd "$(dirname "${1:-./sessio}")" && pwd)/$(basename "${1:-./sessio}")
 read -ra run <<<"${SESSIO_RUN:-} $bin"
+read -ra vps <<<"${SESSIO_RUN:-} ${SESSIO_VPS:-$bin}"
 work=$(mktemp -d "${TMPDIR:-/tmp}/sessio-demo.XXXXXX")
 pids=()
 
@@ -57,7 +59,9 @@ stay() {
 	shift 2
 	say "$machine\$ sessio $* &"
 	: >"$work/$machine.log"
-	env HOME="$work/$machine" SESSIO_DIR="$work/$machine/.sessio" "${run[@]}" "$@" </dev/null >"$work/$machine.log" 2>&1 &
+	local program=("${run[@]}")
+	[ "$machine" != vps ] || program=("${vps[@]}")
+	env HOME="$work/$machine" SESSIO_DIR="$work/$machine/.sessio" "${program[@]}" "$@" </dev/null >"$work/$machine.log" 2>&1 &
 	pids+=($!)
 	until grep -q -- "$text" "$work/$machine.log"; do
 		kill -0 "${pids[-1]}" 2>/dev/null || exit 1

@@ -34,6 +34,8 @@ walk() {
 	local emulator
 	emulator=$(command -v "$2") || { echo "$2 is missing: package qemu-user-static" >&2; exit 1; }
 	cp "dist/sessio-router-linux-$1" "$bin/sessio"
+	cp "dist/sessio-linux-$1" "$bin/sessio-full" # the coordinator, which has a page
+	export SESSIO_VPS=$bin/sessio-full
 	echo "== $1"
 	if [ "$(id -u)" = 0 ] && register "sessio-test-$1" "$emulator" "$3"; then
 		SESSIO_OTHER=nobody testdata/demo.sh "$bin/sessio"
