@@ -76,15 +76,10 @@ func (k *passkeySigner) sign(namespace string, text []byte) (sig recordSig, err 
 		step.Credentials = append(step.Credentials, b64url.EncodeToString(l.credential))
 	}
 	err = page.ask(k.ctx, step, func(a pageAnswer) error {
-		parts, err := unb64url(a.ID, a.AuthData, a.ClientData, a.Signature)
-		if err != nil {
+		if sig, err = sigOfAnswer(a, k.lines); err != nil {
 			return err
 		}
-		i := slices.IndexFunc(k.lines, func(l signerLine) bool { return string(l.credential) == string(parts[0]) })
-		if i < 0 {
-			return coded("no-power", "this passkey is no signer of the account")
-		}
-		sig = recordSig{k.lines[i].id, signerWebauthn, parts[1:]}
+		i := slices.IndexFunc(k.lines, func(l signerLine) bool { return l.id == sig.claimed })
 		return sig.verifyIn(namespace, k.lines[i], text)
 	})
 	return sig, err
@@ -102,13 +97,13 @@ func (p *program) newPasskey(ctx context.Context, powers, label string, have []s
 	rand.Read(userID)    // one of its own each: the same would replace the other passkey
 	step := pageStep{Kind: "create", Title: "Make a passkey that signs", RPID: rp.id, Challenge: b64url.EncodeToString(challenge),
 		About:  "It will say who belongs to your account, and nothing else. The recovery key is the way back if it gets lost; a second passkey or key is better still.",
-		UserID: b64url.EncodeToString(userID), UserName: label + " – ADD OR REMOVE DEVICES"}
+		UserID: b64url.EncodeToString(userID), UserName: signerName(label)}
 	for _, s := range have {
 		if s.kind == signerWebauthn && s.rpID == rp.id {
 			step.Credentials = append(step.Credentials, b64url.EncodeToString(s.credential))
 		}
 	}
-	line := signerLine{kind: signerWebauthn, powers: powers, label: label, rpID: rp.id, origins: rp.origins}
+	var line signerLine
 	err = page.ask(ctx, step, func(a pageAnswer) error {
 		parts, err := unb64url(a.ClientData, a.Attestation)
 		if err != nil {
@@ -118,8 +113,7 @@ func (p *program) newPasskey(ctx context.Context, powers, label string, have []s
 		if err != nil {
 			return err
 		}
-		line.key, line.credential = made.key.append(nil), made.credential
-		line.id = newSignerID(signerWebauthn, line.key)
+		line = newPasskeySignerLine(made, powers, label, rp)
 		return nil
 	})
 	return &passkeySigner{ctx: ctx, p: p, lines: []signerLine{line}}, line, err

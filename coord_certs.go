@@ -143,14 +143,10 @@ func openACMECerts(dir, domain, directory string, now func() time.Time, logf fun
 
 // pauseFor waits, or until ctx ends.
 func pauseFor(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
+	if !pause(ctx, d) {
 		return context.Cause(ctx)
-	case <-t.C:
-		return nil
 	}
+	return nil
 }
 
 // file is where something is kept: what one CA knows, another does not.

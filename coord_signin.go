@@ -70,7 +70,6 @@ func (f *webFlow) made(rp relyingParty, a pageAnswer) (newPasskey, error) {
 }
 
 func signinName(label string) string { return label + " – sign in" }
-func signerName(label string) string { return label + " – ADD OR REMOVE DEVICES" }
 
 // newSigninKey is a passkey just made, as it is kept.
 func newSigninKey(p newPasskey, user []byte, label string, now time.Time) signinKey {
@@ -227,9 +226,7 @@ func (c *webCall) signerMade(f webFlow, a pageAnswer, powers string) (l signerLi
 	if err != nil {
 		return l, err
 	}
-	l = signerLine{kind: signerWebauthn, powers: powers, label: f.label, rpID: c.rp.id, origins: c.rp.origins, key: made.key.append(nil), credential: made.credential}
-	l.id = newSignerID(l.kind, l.key)
-	return l, nil
+	return newPasskeySignerLine(made, powers, f.label, c.rp), nil
 }
 
 // registerSigner: the recovery key is made by the page, which sends its public
@@ -298,20 +295,6 @@ func (c *webCall) registerFinish() (any, error) {
 		c.server.flows.keep(in.Flow, webFlow{kind: "register-done", until: c.now.Add(flowLife)})
 		return done, c.entered(cookie, expires)
 	})
-}
-
-// sigOfAnswer is a passkey's answer as the signature of one of these signers.
-// Nothing is checked but whose it says it is.
-func sigOfAnswer(a pageAnswer, lines []signerLine) (sig recordSig, err error) {
-	parts, err := unb64url(a.ID, a.AuthData, a.ClientData, a.Signature)
-	if err != nil {
-		return sig, err
-	}
-	i := slices.IndexFunc(lines, func(l signerLine) bool { return l.kind == signerWebauthn && bytes.Equal(l.credential, parts[0]) })
-	if i < 0 {
-		return sig, withHint(coded("no-power", "this passkey is no signer of the account"), "choose the one that is called “… – ADD OR REMOVE DEVICES”")
-	}
-	return recordSig{lines[i].id, signerWebauthn, parts[1:]}, nil
 }
 
 // proveBegin lets a passkey that signs say, by a sentence that is no statement,

@@ -163,7 +163,7 @@ func (l *webListener) take() {
 			return
 		case err != nil:
 			l.logf("http: %v", err)
-			pauseFor(l.ctx, webAcceptPause)
+			pause(l.ctx, webAcceptPause)
 			continue
 		}
 		if c := l.admit(raw); c != nil {
@@ -178,12 +178,7 @@ func (l *webListener) take() {
 func (l *webListener) admit(c net.Conn) net.Conn {
 	var from netip.Prefix
 	if a, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil && l.tls != nil {
-		bits := 32
-		ip := a.Addr().Unmap()
-		if ip.Is6() {
-			bits = 64
-		}
-		from, _ = ip.WithZone("").Prefix(bits)
+		from = hostOf(a.Addr().Unmap().WithZone(""))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

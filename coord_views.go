@@ -7,7 +7,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"slices"
@@ -96,7 +95,6 @@ type waitingView struct {
 	Categories  []string `json:"categories"`
 	Fingerprint string   `json:"fingerprint"`
 	Words       string   `json:"words"`
-	Here        bool     `json:"here"` // its ticket was made on this page
 }
 
 type ticketView struct {
@@ -156,10 +154,10 @@ func (c *webCall) view(now time.Time) (*accountView, error) {
 	}
 	slices.SortFunc(v.Devices, func(a, b deviceView) int { return strings.Compare(a.Name, b.Name) })
 	for _, j := range wait.joins {
-		wish, here := owner.wish(j.ticket).Grant, !owner.wish(j.ticket).Grant.empty()
+		wish := owner.wish(j.ticket).Grant
 		id := j.keys.deviceID()
 		w := waitingView{ID: id, Name: wish.over(grantWish{Name: j.name}).Name, Login: j.login, Roles: wish.Roles, Users: wish.Users, Caps: wish.Caps, Since: j.time,
-			From: j.addr.Addr().String(), Categories: owner.Categories[id], Fingerprint: fingerprint(j.keys), Words: j.keys.deviceWords(), Here: here}
+			From: j.addr.Addr().String(), Categories: owner.Categories[id], Fingerprint: fingerprint(j.keys), Words: j.keys.deviceWords()}
 		v.Waiting = append(v.Waiting, w)
 	}
 	for _, t := range wait.tickets {
@@ -305,7 +303,6 @@ type recordView struct {
 	By    []string   `json:"by"`
 	Words string     `json:"words"`
 	Text  string     `json:"text"`
-	Raw   string     `json:"raw"` // the record itself in base64
 }
 
 // log is the history, from the newest on.
@@ -330,7 +327,7 @@ func (c *webCall) log() (any, error) {
 		for _, l := range rec.stmt.newSigners() {
 			labels[l.id] = l.label
 		}
-		v := recordView{Seq: rec.stmt.seq, Time: rec.stmt.time, Words: headWords(rec.hash), Text: string(rec.text), Raw: base64.StdEncoding.EncodeToString(raw)}
+		v := recordView{Seq: rec.stmt.seq, Time: rec.stmt.time, Words: headWords(rec.hash), Text: string(rec.text)}
 		title, facts := sayStatement(rec.stmt, state)
 		v.Title, v.Facts = title, append([]pageFact{}, facts...)
 		for _, sig := range rec.sigs {

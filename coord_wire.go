@@ -426,10 +426,10 @@ type whoamiMsg struct {
 
 func (m *whoamiMsg) fields(c *codec) {
 	c.addr(&m.observed)
-	if m.time = int64(c.uint(uint64(m.time), 8)); c.reading && len(c.in) == 0 {
-		return
+	m.time = int64(c.uint(uint64(m.time), 8))
+	if c.more() {
+		m.url, m.set = c.text(m.url, 1, 255), c.text(m.set, 1, 255)
 	}
-	m.url, m.set = c.text(m.url, 1, 255), c.text(m.set, 1, 255)
 }
 
 func (m *whoamiMsg) append(b []byte) []byte    { return appendFields(b, m) }

@@ -60,6 +60,15 @@ func newSSHSignerLine(key ssh.PublicKey, powers, label string) (signerLine, erro
 	}, nil
 }
 
+// newPasskeySignerLine describes a passkey just made as a signer on the pages of rp.
+func newPasskeySignerLine(p newPasskey, powers, label string, rp relyingParty) signerLine {
+	key := p.key.append(nil)
+	return signerLine{
+		id: newSignerID(signerWebauthn, key), kind: signerWebauthn,
+		powers: powers, label: label, rpID: rp.id, origins: rp.origins, key: key, credential: p.credential,
+	}
+}
+
 // newDeviceGrant puts lists in the order that statements have.
 func newDeviceGrant(name string, roles, users, caps []string, expires int64) deviceGrant {
 	g := deviceGrant{name: name, roles: sortedSet(roles), users: sortedSet(users), caps: sortedSet(caps), expires: expires}

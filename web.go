@@ -7,10 +7,12 @@ package main
 // answers in JSON, bytes in base64url.
 
 import (
+	"bytes"
 	_ "embed"
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 )
 
 //go:embed page/page.css
@@ -92,4 +94,21 @@ func writePlain(w http.ResponseWriter, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	io.WriteString(w, text) // an error means that the client has gone
+}
+
+// signerName is what a passkey that signs is called where people choose one.
+func signerName(label string) string { return label + " – ADD OR REMOVE DEVICES" }
+
+// sigOfAnswer is a passkey's answer as the signature of one of these signers.
+// Nothing is checked but whose it says it is.
+func sigOfAnswer(a pageAnswer, lines []signerLine) (sig recordSig, err error) {
+	parts, err := unb64url(a.ID, a.AuthData, a.ClientData, a.Signature)
+	if err != nil {
+		return sig, err
+	}
+	i := slices.IndexFunc(lines, func(l signerLine) bool { return l.kind == signerWebauthn && bytes.Equal(l.credential, parts[0]) })
+	if i < 0 {
+		return sig, withHint(coded("no-power", "this passkey is no signer of the account"), "choose the one that is called “… – ADD OR REMOVE DEVICES”")
+	}
+	return recordSig{lines[i].id, signerWebauthn, parts[1:]}, nil
 }
