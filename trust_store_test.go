@@ -211,6 +211,21 @@ func TestTrustStoreSharedDirectory(t *testing.T) {
 	}
 }
 
+// Two processes take turns: each add builds upon what the other has written.
+func TestTrustStoreSharedTurns(t *testing.T) {
+	k := newTrustTestAcct(t)
+	for i := range 4 {
+		k.addDevice(fmt.Sprint("m", i))
+	}
+	first := trustTestStore(t, k, 1)
+	stores := []*trustStore{first, trustTestOpen(t, first.dir)}
+	for i, raw := range k.raws[1:] {
+		if n, err := stores[(i+1)%2].add(raw); n != 1 || err != nil {
+			t.Errorf("record %d: %d appended, %v", i+1, n, err)
+		}
+	}
+}
+
 func TestTrustStoreWatch(t *testing.T) {
 	k := newTrustTestAcct(t)
 	k.addDevice("attic")
