@@ -226,6 +226,22 @@ func TestTrustStoreSharedTurns(t *testing.T) {
 	}
 }
 
+// Who cannot lock writes nothing: a directory stands where the lock should be.
+func TestTrustStoreSharedLock(t *testing.T) {
+	k := newTrustTestAcct(t)
+	k.addDevice("attic")
+	st := trustTestStore(t, k, 1)
+	if err := os.Remove(st.path("lock")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(st.path("lock"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := st.add(k.raws[1]); n != 0 || err == nil {
+		t.Errorf("%d records written without the lock, %v", n, err)
+	}
+}
+
 func TestTrustStoreWatch(t *testing.T) {
 	k := newTrustTestAcct(t)
 	k.addDevice("attic")
