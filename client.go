@@ -65,9 +65,6 @@ func (c *client) ownNode(ctx context.Context) (*node, error) {
 	return n, err
 }
 
-// defaultHold is how long a link lives without a path.
-const defaultHold = 24 * time.Hour
-
 // find looks a device up in the log. A name that is not there may be newer
 // than our copy, or wait for a signature: the coordinator is asked then.
 func (c *client) find(ctx context.Context, called string) (signedDevice, error) {

@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// sessionTTL is the life of a session; the device called may shorten it.
-	sessionTTL = 24 * time.Hour
 	// callLife is how long a call id names the session that it made.
 	callLife = 60 * time.Second
 	// callFresh is how far a call's time may be from ours, either way, if its

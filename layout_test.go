@@ -31,7 +31,7 @@ var layout = []string{
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "portmap_wire", "portmap_text", "portmap_ask portmap", "reached", "punch punch_tries punch_watch punch_rank punch_hard", "coord_talk", "natkind", "netwatch",
 	// the SSH server
-	"ssh_wire", "ssh_status", "ssh_auth", "ssh_child", "ssh_session sshserve",
+	"config", "ssh_wire", "ssh_status", "ssh_auth", "ssh_child", "ssh_session ssh_forward sshserve",
 	// what verbs and coordinator say to each other
 	"coord_presence coord_online coord_introduce coord_echo coord_wire", "coord_client",
 	// links

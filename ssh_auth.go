@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/cpu"
@@ -31,11 +30,10 @@ type sshPolicy struct {
 	account func(user string) (osAccount, error)
 	// log tells what happened. It is never given what was typed, nor commands.
 	log func(format string, args ...any)
-	// grace is how long a connection may be unauthenticated; 0 is sshGrace.
-	grace time.Duration
+	// config is the settings in force, asked for anew where they count; nil is
+	// the defaults.
+	config func() *serverConfig
 }
-
-const sshGrace = 30 * time.Second
 
 // sshServerVersion begins with OpenSSH because clients take from it which
 // extensions they may use. Without it "ssh host yes | head" never ends: ssh
@@ -49,6 +47,16 @@ const maxAuthTries = 6
 type sshGrant struct {
 	device string   // name for the log
 	caps   []string // of shell exec sftp forward pty
+	keyLimits
+}
+
+// keyLimits are the options of the line in authorized_keys that let a key in:
+// sshd(8), AUTHORIZED_KEYS FILE FORMAT. What is none of caps stands here.
+type keyLimits struct {
+	command                  *string  // runs instead of whatever was asked for
+	env                      []string // NAME=value
+	permitOpen, permitListen []string // host:port; nil any
+	noAgent                  bool
 }
 
 // notGranted is why a cap is missed: it is the owner who grants them.

@@ -220,7 +220,11 @@ func TestSSHDMaxAuthTries(t *testing.T) {
 }
 
 func TestSSHDGrace(t *testing.T) {
-	d := startSSHD(t, func(d *sshdTest, p *sshPolicy) { p.grace = 30 * time.Millisecond })
+	d := startSSHD(t, func(d *sshdTest, p *sshPolicy) {
+		c := defaultServerConfig()
+		c.grace = 30 * time.Millisecond
+		p.config = func() *serverConfig { return c }
+	})
 	nc, err := net.Dial("tcp", d.addr)
 	if err != nil {
 		t.Fatal(err)
