@@ -54,3 +54,6 @@ const (
 const defaultAgent = ""
 
 func dialAgent(addr string) (io.ReadWriteCloser, error) { return net.Dial("unix", addr) }
+
+// openNoFollow opens no symbolic link, and waits for nobody at a pipe's end.
+const openNoFollow = syscall.O_NOFOLLOW | syscall.O_NONBLOCK

@@ -44,3 +44,5 @@ func dialAgent(addr string) (io.ReadWriteCloser, error) {
 	}
 	return net.Dial("unix", addr)
 }
+
+const openNoFollow = 0
