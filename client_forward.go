@@ -1,167 +1,64 @@
 package main
 
-// This file is the verb forward start: local ports whose connections come out
-// at the device. The listeners stay while the connection to the device is lost
-// and made again. A person types [BIND:]PORT:HOST:PORT, with IPv6 addresses in
-// brackets, and paths of Unix sockets on either side.
+// This file is the verb forward start: ports here whose connections come out
+// at the device, and ports there whose connections come out here. The listeners
+// stay while the connection to the device is lost and made again.
 
 import (
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 )
 
 func forwardStartVerb() verb {
-	return verb{name: "forward start", usage: "[-l LOGIN] [-v] [-D [BIND:]PORT] [LOGIN@]DEVICE [BIND:]PORT:HOST:PORT…", summary: "ports here that lead to addresses that the device reaches",
-		more: "BIND is the address to listen on here, localhost if left out. HOST is resolved on\nthe device. -D makes a port where programs say by SOCKS (4, 4a, 5) where they\nwant to go from there. Each line printed is a port that answers; ^C ends them.",
+	return verb{name: "forward start", usage: "[-f] [-l LOGIN] [-v] [-D [BIND:]PORT]… [-R SPEC]… [LOGIN@]DEVICE [SPEC…]", summary: "ports here that lead to where the device reaches, and with -R back",
+		more: "SPEC is [BIND:]PORT:HOST:PORT: where to listen, and where connections shall come\nout. Either side may be the path of a Unix socket, with a slash in it. BIND is the\naddress to listen on, localhost if left out. Without -R this machine listens, and\nthe device connects and resolves HOST; with -R it is the other way round, and port\n0 is any that is free there. -D makes a port where programs say by SOCKS (4, 4a,\n5) where they want to go from there. Each line printed is a port that answers. ^C\nor forward stop ends them.",
 		setup: func(f *flag.FlagSet) verbRun {
-			user := loginFlag(f)
-			dynamic := f.String("D", "", "a SOCKS `port` here, as [BIND:]PORT, to all that the device reaches")
-			return onDevice(f, func(o operands) (forwardArgs, error) { return parseForwardOperands(o.all(), *user, *dynamic) }, cmdForward)
+			dir, verbose, user := dirFlag(f), verboseFlag(f), loginFlag(f)
+			behind := f.Bool("f", false, "go to the background once all ports answer; see forward list")
+			var dynamic, back []string
+			f.Func("D", "a SOCKS `port` here, as [BIND:]PORT, to all that the device reaches", appendTo(&dynamic))
+			f.Func("R", "`SPEC` of a forward from the device to here", appendTo(&back))
+			return func(ctx context.Context, p *program, o operands) error {
+				args, err := parseForwardOperands(o.all(), *user, dynamic, back)
+				if err != nil {
+					return err
+				}
+				path, err := dir.path()
+				if err != nil {
+					return err
+				}
+				if *behind && os.Getenv(behindEnv) == "" {
+					if err := p.withState(dir, func(*client) error { return nil }); err != nil { // what it says is for here
+						return err
+					}
+					return startBehind(ctx, p)
+				}
+				home := &forwardHome{dir: path, behind: *behind}
+				return home.run(p, func() error {
+					return withClient(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
+						return cmdForward(ctx, c, p.stdio, args, home)
+					})
+				})
+			}
 		}}
 }
 
-// A forwardSpec is one local forward: connections to the local end come out at
-// the remote one.
-type forwardSpec struct {
-	local, remote forwardEnd
-	dynamic       bool // who connects says by SOCKS where to; remote is empty
-}
-
-// A forwardEnd is a host and port, or the path of a Unix socket. An empty host
-// at the local end is loopback, "*" is every address.
-type forwardEnd struct {
-	path string
-	host string
-	port uint16
-}
-
-func (e forwardEnd) String() string {
-	if e.path != "" {
-		return e.path
+func appendTo(list *[]string) func(string) error {
+	return func(s string) error {
+		*list = append(*list, s)
+		return nil
 	}
-	return net.JoinHostPort(e.host, strconv.Itoa(int(e.port)))
-}
-
-// String is the form that parseForwardSpec reads.
-func (f forwardSpec) String() string {
-	local := f.local.path
-	if local == "" {
-		local = strconv.Itoa(int(f.local.port))
-		if f.local.host != "" {
-			local = f.local.String()
-		}
-	}
-	if f.dynamic {
-		return local
-	}
-	return local + ":" + f.remote.String()
-}
-
-// leadsTo is where a forward goes, for people.
-func (f forwardSpec) leadsTo() string {
-	if f.dynamic {
-		return "what is asked for by SOCKS"
-	}
-	return f.remote.String()
-}
-
-// parseForwardSpec reads what -L of ssh takes.
-func parseForwardSpec(s string) (forwardSpec, error) {
-	f, err := splitForwardSpec(s)
-	if err != nil {
-		return forwardSpec{}, usageError("forward %q: %w", s, err)
-	}
-	return f, nil
-}
-
-func splitForwardSpec(s string) (f forwardSpec, err error) {
-	fields, err := forwardFields(s)
-	if err != nil {
-		return f, err
-	}
-	last := len(fields) - 1
-	remoteLen := 2
-	if isSocketPath(fields[last]) {
-		remoteLen = 1
-		f.remote.path = fields[last]
-	} else if last < 1 {
-		return f, errors.New("want [BIND:]PORT:HOST:PORT")
-	} else if f.remote, err = hostAndPort(fields[last-1], fields[last]); err != nil {
-		return f, err
-	}
-	if f.remote.path == "" && (f.remote.host == "" || f.remote.port == 0) {
-		return f, errors.New("the far end needs a host and a port other than 0")
-	}
-	switch local := fields[:len(fields)-remoteLen]; {
-	case len(local) == 1 && isSocketPath(local[0]):
-		f.local.path = local[0]
-	case len(local) == 1:
-		f.local, err = hostAndPort("", local[0])
-	case len(local) == 2:
-		f.local, err = hostAndPort(local[0], local[1])
-		if f.local.host == "" { // ":8080:…" is every address, as with ssh
-			f.local.host = "*"
-		}
-	default:
-		err = errors.New("want [BIND:]PORT:HOST:PORT")
-	}
-	return f, err
-}
-
-// forwardFields splits at colons outside of brackets, and takes the brackets
-// away.
-func forwardFields(s string) (fields []string, err error) {
-	for {
-		if !strings.HasPrefix(s, "[") {
-			field, rest, more := strings.Cut(s, ":")
-			if strings.ContainsAny(field, "[]") {
-				return nil, errors.New("a bracket inside of a field")
-			}
-			fields = append(fields, field)
-			if !more {
-				return fields, nil
-			}
-			s = rest
-			continue
-		}
-		field, rest, closed := strings.Cut(s[1:], "]")
-		if !closed || strings.Contains(field, "[") || field == "" {
-			return nil, errors.New("brackets do not match")
-		}
-		fields = append(fields, field)
-		if rest == "" {
-			return fields, nil
-		}
-		if rest[0] != ':' {
-			return nil, errors.New("a bracket inside of a field")
-		}
-		s = rest[1:]
-	}
-}
-
-func isSocketPath(s string) bool { return strings.Contains(s, "/") }
-
-func hostAndPort(host, port string) (forwardEnd, error) {
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || port != strconv.FormatUint(n, 10) {
-		return forwardEnd{}, fmt.Errorf("%q is not a port", port)
-	}
-	if strings.ContainsAny(host, "/ \t\r\n\x00") {
-		return forwardEnd{}, fmt.Errorf("%q is not a host", host)
-	}
-	return forwardEnd{host: host, port: uint16(n)}, nil
 }
 
 type forwardArgs struct {
@@ -169,29 +66,29 @@ type forwardArgs struct {
 	specs  []forwardSpec
 }
 
-// parseForwardOperands reads DEVICE SPEC…; with -D there may be no SPEC.
-func parseForwardOperands(operands []string, user, dynamic string) (forwardArgs, error) {
-	if len(operands) == 0 || len(operands) < 2 && dynamic == "" {
-		return forwardArgs{}, usageError("forward start needs a device and [BIND:]PORT:HOST:PORT, or -D [BIND:]PORT")
+// parseForwardOperands reads DEVICE SPEC…; with -D or -R there may be no SPEC.
+func parseForwardOperands(operands []string, user string, dynamic, back []string) (args forwardArgs, err error) {
+	if len(operands) == 0 || len(operands)+len(dynamic)+len(back) < 2 {
+		return args, usageError("forward start needs a device and [BIND:]PORT:HOST:PORT, -R or -D")
 	}
-	t, err := parseTarget(operands[0], user)
-	if err != nil {
-		return forwardArgs{}, err
+	if args.target, err = parseTarget(operands[0], user); err != nil {
+		return args, err
 	}
-	args := forwardArgs{target: t}
-	if dynamic != "" {
-		f, err := parseDynamicSpec(dynamic)
-		if err != nil {
-			return forwardArgs{}, err
+	for _, group := range []struct {
+		texts []string
+		parse func(string) (forwardSpec, error)
+	}{
+		{dynamic, parseDynamicSpec},
+		{operands[1:], func(s string) (forwardSpec, error) { return parseForwardSpec(s, false) }},
+		{back, func(s string) (forwardSpec, error) { return parseForwardSpec(s, true) }},
+	} {
+		for _, s := range group.texts {
+			f, err := group.parse(s)
+			if err != nil {
+				return args, err
+			}
+			args.specs = append(args.specs, f)
 		}
-		args.specs = append(args.specs, f)
-	}
-	for _, s := range operands[1:] {
-		f, err := parseForwardSpec(s)
-		if err != nil {
-			return forwardArgs{}, err
-		}
-		args.specs = append(args.specs, f)
 	}
 	return args, nil
 }
@@ -200,57 +97,113 @@ func parseForwardOperands(operands []string, user, dynamic string) (forwardArgs,
 type forwarder struct {
 	op     sshOpener
 	target target
-	log    io.Writer // what people should know while it runs
+	device string // as the log names it
+	home   *forwardHome
+	log    *os.File // what people should know while it runs
 	slots  chan struct{}
+	began  time.Time
+	here   []forwardListener
+	back   []*backForward
+	loops  sync.WaitGroup
+	asking sync.Mutex // held while the device is asked to listen
+
+	conns   atomic.Int64 // carried now
+	in, out atomic.Int64 // bytes from the device, and to it
 
 	mu     sync.Mutex
 	client *sshClient    // guarded by mu; nil while there is none
 	change chan struct{} // guarded by mu; closed when client changes
+	up     bool          // guarded by mu; there is a client, and the device listens
+	since  time.Time     // guarded by mu; when up changed
+	why    string        // guarded by mu; why it is not up
 }
 
 // maxForwarded is how many connections are forwarded at once; more wait
-// unaccepted. Each costs up to 2 MiB of window in the worst case.
+// unaccepted, or are refused where the device has accepted them. Each costs up
+// to 2 MiB of window in the worst case.
 const maxForwarded = 256
 
-// cmdForward returns when ctx ends, on a signal, or when the device says no
-// for good. Once it has printed its lines, the ports answer.
-func cmdForward(ctx context.Context, op sshOpener, files stdio, args forwardArgs) error {
-	for _, f := range args.specs {
-		if f.remote.path != "" {
-			return usageError("forward %q: a Unix socket on the device cannot be reached yet, a port can", f)
-		}
-	}
+// errForwardStopped is the end that forward stop makes.
+var errForwardStopped = errors.New("stopped by forward stop")
+
+// cmdForward returns when ctx ends, on a signal, when it is stopped, or when
+// the device says no for good. Once it has printed its lines, the ports answer.
+func cmdForward(ctx context.Context, op sshOpener, files stdio, args forwardArgs, home *forwardHome) error {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
-	t := args.target
-	fw := &forwarder{op: op, target: t, log: files.err,
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	fw := &forwarder{op: op, target: args.target, home: home, log: files.err, began: time.Now(), since: time.Now(),
 		slots: make(chan struct{}, maxForwarded), change: make(chan struct{})}
-	first, err := dialSSH(ctx, op, t.device, t.login)
+	for _, f := range args.specs {
+		if f.back {
+			fw.back = append(fw.back, &backForward{spec: f, port: f.listen.port})
+		}
+	}
+	first, err := dialSSH(ctx, op, args.target.device, args.target.login)
 	if err != nil {
 		return err
 	}
-	listeners, err := listenAll(args.specs)
+	fw.device = first.device
+	fw.loops.Add(1) // what the device opens may come before serve has begun
+	control, err := fw.open(ctx, first, args.specs)
+	if err == nil {
+		err = home.ready(files.out, fw.lines())
+	}
 	if err != nil {
 		first.close()
+		fw.loops.Done()
+		fw.loops.Wait()
+		closeListeners(fw.here)
+		if control != nil {
+			control.Close()
+		}
 		return err
 	}
-	for _, l := range listeners {
-		fmt.Fprintf(files.out, "forwarding %s to %s on %s\n", l.Addr(), l.spec.leadsTo(), first.device)
+	if err = fw.serve(ctx, end, first, control); err == errForwardStopped {
+		fw.say("%v", err)
+		return nil
 	}
-	return fw.serve(ctx, first, listeners)
+	return err
+}
+
+// open makes every listener here and at the device, and the socket by which
+// this process is asked for itself.
+func (fw *forwarder) open(ctx context.Context, c *sshClient, specs []forwardSpec) (control net.Listener, err error) {
+	if fw.here, err = listenAll(specs); err != nil {
+		return nil, err
+	}
+	fw.adopt(ctx, c)
+	for _, f := range fw.back {
+		if err := fw.askBack(ctx, c, f); err != nil {
+			return nil, fmt.Errorf("-R %s: %w", f.spec, err)
+		}
+	}
+	return fw.home.listen()
+}
+
+// lines says of each port where it leads.
+func (fw *forwarder) lines() string {
+	var b strings.Builder
+	fw.mu.Lock()
+	defer fw.mu.Unlock()
+	for _, l := range fw.linesLocked() {
+		fmt.Fprintf(&b, "forwarding %s\n", l.say(fw.device))
+	}
+	return b.String()
 }
 
 // serve accepts until ctx ends or no connection can be had any more.
-func (fw *forwarder) serve(ctx context.Context, first *sshClient, listeners []forwardListener) error {
-	ctx, end := context.WithCancelCause(ctx)
-	var loops sync.WaitGroup
-	loops.Go(func() { end(fw.keepConnected(ctx, first)) })
-	for _, l := range listeners {
+func (fw *forwarder) serve(ctx context.Context, end context.CancelCauseFunc, first *sshClient, control net.Listener) error {
+	fw.loops.Go(func() { end(fw.keepConnected(ctx, first)) })
+	fw.loops.Go(func() { fw.control(ctx, control, end) })
+	for _, l := range fw.here {
 		unhook := context.AfterFunc(ctx, func() { l.Close() })
 		defer unhook()
-		loops.Go(func() { end(fw.accept(ctx, l, &loops)) })
+		fw.loops.Go(func() { end(fw.accept(ctx, l)) })
 	}
-	loops.Wait()
+	fw.loops.Done()
+	fw.loops.Wait()
 	return endedBy(ctx)
 }
 
@@ -258,12 +211,17 @@ func (fw *forwarder) serve(ctx context.Context, first *sshClient, listeners []fo
 // or the device refuses for a reason that time does not heal.
 func (fw *forwarder) keepConnected(ctx context.Context, client *sshClient) error {
 	for {
-		fw.set(client)
+		fw.set(client, nil)
 		unhook := context.AfterFunc(ctx, func() { client.wire.Close() })
+		live, gone := context.WithCancel(ctx)
+		var asks sync.WaitGroup
+		asks.Go(func() { fw.askAgain(live, client) })
 		client.Wait()
+		gone()
+		asks.Wait()
 		unhook()
 		lost := client.lost()
-		fw.set(nil)
+		fw.set(nil, lost)
 		client.close()
 		if ctx.Err() != nil {
 			return endedBy(ctx)
@@ -273,6 +231,7 @@ func (fw *forwarder) keepConnected(ctx context.Context, client *sshClient) error
 		if client, err = fw.redial(ctx); err != nil {
 			return err
 		}
+		fw.adopt(ctx, client)
 		fw.say("connected to %s again", client.device)
 	}
 }
@@ -284,11 +243,11 @@ func (fw *forwarder) redial(ctx context.Context) (*sshClient, error) {
 		if err == nil || ctx.Err() != nil || isFinal(err) {
 			return client, err
 		}
-		pause := time.NewTimer(redialPause(try))
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
+		fw.mu.Lock()
+		fw.turnLocked(err.Error())
+		fw.mu.Unlock()
+		fw.home.trim()
+		if !pause(ctx, redialPause(try)) {
 			return nil, endedBy(ctx)
 		}
 	}
@@ -311,16 +270,43 @@ func isFinal(err error) bool {
 	return errors.As(err, &e)
 }
 
-func (fw *forwarder) set(client *sshClient) {
+// set says that there is a connection, or why there is none any more.
+func (fw *forwarder) set(client *sshClient, lost error) {
 	fw.mu.Lock()
 	defer fw.mu.Unlock()
 	fw.client = client
 	close(fw.change)
 	fw.change = make(chan struct{})
+	why := ""
+	if client == nil {
+		why = lost.Error()
+		for _, f := range fw.back {
+			f.up = false
+		}
+	}
+	fw.turnLocked(why)
 }
 
-// say tells the person at the terminal, in one Write.
+// turnLocked notes when all became up, or ceased to be, and why. fw.mu must be
+// held.
+func (fw *forwarder) turnLocked(why string) {
+	up := fw.client != nil
+	for _, f := range fw.back {
+		up = up && f.up
+	}
+	if up != fw.up {
+		fw.up, fw.since = up, time.Now()
+	}
+	fw.why = why
+}
+
+// say tells the person at the terminal, in one Write, or the log.
 func (fw *forwarder) say(format string, args ...any) {
+	if fw.home.log != nil {
+		fw.home.trim()
+		(&lineLog{now: time.Now, w: fw.log}).logf(0, format, args...)
+		return
+	}
 	fmt.Fprintf(fw.log, "sessio: %s\n", printable(fmt.Sprintf(format, args...)))
 }
 
@@ -345,8 +331,8 @@ func (fw *forwarder) connected(ctx context.Context) (*sshClient, error) {
 	}
 }
 
-// accept serves one listener. Its connections are counted in loops.
-func (fw *forwarder) accept(ctx context.Context, l forwardListener, loops *sync.WaitGroup) error {
+// accept serves one listener.
+func (fw *forwarder) accept(ctx context.Context, l forwardListener) error {
 	for {
 		select {
 		case fw.slots <- struct{}{}:
@@ -360,7 +346,7 @@ func (fw *forwarder) accept(ctx context.Context, l forwardListener, loops *sync.
 			}
 			return fmt.Errorf("listening on %s: %w", l.Addr(), err)
 		}
-		loops.Go(func() {
+		fw.loops.Go(func() {
 			defer func() { <-fw.slots }()
 			defer conn.Close()
 			to, err := fw.carry(ctx, conn, l.spec)
@@ -374,7 +360,7 @@ func (fw *forwarder) accept(ctx context.Context, l forwardListener, loops *sync.
 // carry finds out where a connection shall go, and says so, and carries it.
 func (fw *forwarder) carry(ctx context.Context, conn net.Conn, spec forwardSpec) (to string, err error) {
 	if !spec.dynamic {
-		return spec.remote.String(), fw.forward(ctx, conn, spec.remote, nil)
+		return spec.to.String(), fw.forward(ctx, conn, spec.to, nil)
 	}
 	unhook := context.AfterFunc(ctx, func() { conn.Close() })
 	end, reply, err := askSocks(conn)
@@ -395,8 +381,7 @@ func (fw *forwarder) forward(ctx context.Context, conn net.Conn, to forwardEnd, 
 		refuseForward(conn, reply)
 		return err
 	}
-	host, port := originOf(conn)
-	ch, requests, err := client.OpenChannel("direct-tcpip", ssh.Marshal(directTCPMsg{to.host, uint32(to.port), host, port}))
+	ch, requests, err := client.OpenChannel(askFor(to, conn))
 	if err != nil {
 		refuseForward(conn, reply)
 		if refused := (*ssh.OpenChannelError)(nil); errors.As(err, &refused) {
@@ -410,8 +395,45 @@ func (fw *forwarder) forward(ctx context.Context, conn net.Conn, to forwardEnd, 
 		ch.Close()
 		return nil // who asked has gone
 	}
-	joinChannel(client, ch, requests, conn)
+	fw.join(client, ch, requests, conn)
 	return nil
+}
+
+// askFor is the channel that leads to an end at the device: RFC 4254, section
+// 7.2, or OpenSSH's PROTOCOL, section 2.4.
+func askFor(to forwardEnd, conn net.Conn) (kind string, extra []byte) {
+	if to.path != "" {
+		return "direct-streamlocal@openssh.com", ssh.Marshal(struct {
+			Path, Reserved string
+			Reserved2      uint32
+		}{Path: to.path})
+	}
+	host, port := originOf(conn)
+	return "direct-tcpip", ssh.Marshal(directTCPMsg{to.host, uint32(to.port), host, port})
+}
+
+// join carries one connection, and counts it.
+func (fw *forwarder) join(client *sshClient, ch ssh.Channel, requests <-chan *ssh.Request, conn net.Conn) {
+	fw.conns.Add(1)
+	defer fw.conns.Add(-1)
+	joinChannel(client, countedChannel{ch, fw}, requests, conn)
+}
+
+type countedChannel struct {
+	ssh.Channel
+	fw *forwarder
+}
+
+func (c countedChannel) Read(b []byte) (int, error) {
+	n, err := c.Channel.Read(b)
+	c.fw.in.Add(int64(n))
+	return n, err
+}
+
+func (c countedChannel) Write(b []byte) (int, error) {
+	n, err := c.Channel.Write(b)
+	c.fw.out.Add(int64(n))
+	return n, err
 }
 
 // joinChannel copies both ways, each with its own end, until both have ended
@@ -471,107 +493,4 @@ func resetConn(conn net.Conn) {
 		tcp.SetLinger(0)
 	}
 	conn.Close()
-}
-
-// A forwardListener is one listening socket of a spec.
-type forwardListener struct {
-	net.Listener
-	spec forwardSpec
-}
-
-// listenAll opens every listener or none.
-func listenAll(specs []forwardSpec) (all []forwardListener, err error) {
-	for _, f := range specs {
-		listeners, err := listenForward(f.local)
-		for _, l := range listeners {
-			all = append(all, forwardListener{l, f})
-		}
-		if err != nil {
-			for _, l := range all {
-				l.Close()
-			}
-			return nil, fmt.Errorf("forward %s: %w", f, err)
-		}
-	}
-	return all, nil
-}
-
-// listenForward listens on one local end: a path, loopback in both families,
-// every address, or the one that is named.
-func listenForward(at forwardEnd) ([]net.Listener, error) {
-	switch {
-	case at.path != "":
-		return listenOne("unix", at.path)
-	case at.host == "" || at.host == "localhost":
-		return listenLoopback(at.port)
-	case at.host == "*":
-		return listenOne("tcp", net.JoinHostPort("", strconv.Itoa(int(at.port))))
-	}
-	return listenOne("tcp", at.String())
-}
-
-func listenOne(network, address string) ([]net.Listener, error) {
-	if network == "unix" {
-		removeStaleSocket(address)
-	}
-	l, err := net.Listen(network, address)
-	if err != nil {
-		return nil, err
-	}
-	if network == "unix" {
-		if err := os.Chmod(address, 0o600); err != nil {
-			l.Close()
-			return nil, err
-		}
-	}
-	return []net.Listener{l}, nil
-}
-
-// listenLoopback listens on 127.0.0.1 and ::1, so that "localhost" finds the
-// port whatever it resolves to. A machine without IPv6 has only the one. Port
-// 0 is any that is free in both.
-func listenLoopback(port uint16) ([]net.Listener, error) {
-	const tries = 16
-	for try := 1; ; try++ {
-		v4, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
-		if err != nil {
-			return nil, err
-		}
-		v6, err := net.Listen("tcp6", net.JoinHostPort("::1", strconv.Itoa(v4.Addr().(*net.TCPAddr).Port)))
-		switch {
-		case err == nil:
-			return []net.Listener{v4, v6}, nil
-		case !hasIPv6Loopback():
-			return []net.Listener{v4}, nil
-		case port != 0 || try == tries:
-			v4.Close()
-			return nil, err
-		}
-		v4.Close()
-	}
-}
-
-func hasIPv6Loopback() bool {
-	l, err := net.Listen("tcp6", "[::1]:0")
-	if err != nil {
-		return false
-	}
-	l.Close()
-	return true
-}
-
-// removeStaleSocket removes a socket that nobody listens on any more, the
-// leaving of a process that was killed. It removes nothing else.
-func removeStaleSocket(path string) {
-	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeSocket {
-		return
-	}
-	conn, err := net.Dial("unix", path)
-	if err == nil {
-		conn.Close()
-		return
-	}
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		os.Remove(path)
-	}
 }

@@ -168,27 +168,6 @@ func readSocksPort(r io.Reader, host string) (to forwardEnd, err error) {
 	return to, nil
 }
 
-// parseDynamicSpec reads what -D of ssh takes: [BIND:]PORT.
-func parseDynamicSpec(s string) (f forwardSpec, err error) {
-	f.dynamic = true
-	fields, err := forwardFields(s)
-	switch {
-	case err != nil:
-	case len(fields) == 1:
-		f.local, err = hostAndPort("", fields[0])
-	case len(fields) == 2:
-		if f.local, err = hostAndPort(fields[0], fields[1]); f.local.host == "" {
-			f.local.host = "*"
-		}
-	default:
-		err = errors.New("want [BIND:]PORT")
-	}
-	if err != nil {
-		return f, usageError("-D %q: %w", s, err)
-	}
-	return f, nil
-}
-
 // refuseForward says why not to who asked by SOCKS, and resets all others.
 func refuseForward(conn net.Conn, reply socksReply) {
 	if reply == nil || reply(false) != nil {
