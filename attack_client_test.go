@@ -234,7 +234,9 @@ func TestAttackRolesAndExpiry(t *testing.T) {
 	soon := time.Now().Add(-time.Hour).Unix()
 	text, err := buildDeviceAdd(w.trust.state(), late.id.keys, newDeviceGrant("late", deviceRoles, []string{"*"}, allCaps(), soon), time.Now())
 	w.publish(text, err)
-	late.serveTo(late.id, &testLog{}, func(ssh.PublicKey, string) (sshGrant, error) { return sshGrant{device: "anybody", caps: allCaps()}, nil })
+	late.serveTo(late.id, &testLog{}, func(ssh.PublicKey, string) (sshGrant, error) {
+		return sshGrant{device: "anybody", caps: allCaps()}, nil
+	})
 	w.await(late)
 	l, err := den.link("attic")
 	if err != nil {

@@ -57,8 +57,8 @@ func TestSSHCHelper(t *testing.T) {
 		err = cmdProxy(ctx, op, files, target{device: "attic"})
 	case "forward":
 		var f forwardSpec
-		if f, err = parseForwardSpec(line); err == nil {
-			err = cmdForward(ctx, op, files, forwardArgs{target: target{device: "attic"}, specs: []forwardSpec{f}})
+		if f, err = parseForwardSpec(line, false); err == nil {
+			err = cmdForward(ctx, op, files, forwardArgs{target: target{device: "attic"}, specs: []forwardSpec{f}}, &forwardHome{dir: t.TempDir()})
 		}
 	case "panic":
 		tty := terminalOf(files)

@@ -17,8 +17,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strconv"
 	"sync"
+	"syscall"
 )
 
 func shellVerb() verb {
@@ -269,6 +271,9 @@ func parseProxyOperands(operands []string) (target, error) {
 // cmdProxy returns as soon as either direction has ended: ssh never closes the
 // input of its helper, it waits for the helper to go.
 func cmdProxy(ctx context.Context, op sshOpener, files stdio, t target) error {
+	// ssh closes our input and then sends a SIGHUP, which must not end us while
+	// we tell the device that the link is over: it would hold the link for a day.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	ctx, stop := untilSignal(ctx)
 	defer stop()
 	pipe, err := op.openSSH(ctx, t.device)

@@ -94,6 +94,9 @@ func runSession(ctx context.Context, op sshOpener, t target, spec sessionSpec, s
 		return linkFailure(err)
 	}
 	defer client.close()
+	if client.banner != "" {
+		io.WriteString(st.err, client.banner)
+	}
 	s, err := openSession(ctx, client)
 	if err != nil {
 		return linkFailure(err)

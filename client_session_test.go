@@ -296,6 +296,24 @@ func TestPrefixWriter(t *testing.T) {
 	}
 }
 
+// TestRunShowsBanner: what a device shows before the login stands on standard
+// error, nothing in it that a terminal would obey.
+func TestRunShowsBanner(t *testing.T) {
+	conf := sshcOpenDoor()
+	conf.BannerCallback = func(ssh.ConnMetadata) string { return "Mind the \x1b[31mgap\r\nplease" }
+	script := &sshcScript{answer: func(r *ssh.Request, ch ssh.Channel) bool {
+		sshcExit(ch, 0)
+		return true
+	}}
+	p := sshcServer(t, conf, script.handle)
+	out, errOut, err := sshcFiles(t, strings.NewReader(""), func(files stdio) error {
+		return cmdRun(t.Context(), p, files, runArgs{devices: []string{"attic"}, line: "x"})
+	})
+	if string(out) != "" || string(errOut) != "Mind the \\x1b[31mgap\nplease\n" || err != nil {
+		t.Errorf("stdout %q, stderr %q, %v", out, errOut, err)
+	}
+}
+
 // A process may run many sessions: none leaves a goroutine or a descriptor.
 func TestSessionsLeaveNothing(t *testing.T) {
 	s := &sshcScript{answer: func(r *ssh.Request, ch ssh.Channel) bool {

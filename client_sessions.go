@@ -72,9 +72,9 @@ func (p *program) listSessions(list []sshStatus) error {
 	}
 	now := p.now()
 	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tSESSION\tUSER\tDEVICE\tADDRESS\tFOR\tIDLE\tCHANNELS\tIN\tOUT")
+	fmt.Fprintln(w, "ID\tSESSION\tUSER\tDEVICE\tADDRESS\tTRIES\tFOR\tIDLE\tCHANNELS\tIN\tOUT")
 	for _, s := range list {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", s.ID, dash(s.Session), dash(printable(s.User)), dash(s.Device), s.Address,
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%d\t%s\t%s\n", s.ID, dash(s.Session), dash(printable(s.User)), dash(s.Device), s.Address, s.AuthAttempts,
 			sayDuration(now.Sub(s.Started)), sayDuration(max(0, now.Sub(s.LastActivity))), s.Channels, sayBytes(s.In), sayBytes(s.Out))
 	}
 	return w.Flush()
@@ -126,6 +126,78 @@ func sessionsRevokeVerb() verb {
 				return lendRequest{Op: "revoke", Device: *client, All: *all, IDs: ids}, nil
 			}, func(p *program, a lendAnswer) error { return p.sayCount(a.Count, "revoked", "session") })
 		}}
+}
+
+func sessionsBanVerb() verb {
+	return verb{name: "sessions ban", usage: "[-for D] ADDR", summary: "let nobody in from an address, and end the connections from there",
+		more: "An IPv6 address stands for its /64. Without -for the ban holds until sessions\nunban or the end of the device's process. One on the whitelist is not banned.",
+		setup: func(f *flag.FlagSet) verbRun {
+			dir := dirFlag(f)
+			lasts := f.Duration("for", 0, "how long, a `duration` such as 24h")
+			return sessionsRun(dir, func(o operands) (lendRequest, error) {
+				addr, err := o.one("ADDR")
+				if err == nil && *lasts < 0 {
+					err = usageError("-for is not less than 0")
+				}
+				return lendRequest{Op: "ban", Address: addr, For: *lasts}, err
+			}, func(p *program, a lendAnswer) error {
+				_, err := fmt.Fprintf(p.out, "banned; %d connections ended\n", a.Count)
+				return err
+			})
+		}}
+}
+
+func sessionsUnbanVerb() verb {
+	return verb{name: "sessions unban", usage: "ADDR", summary: "lift a ban, with the failed logins that led to it",
+		setup: func(f *flag.FlagSet) verbRun {
+			dir := dirFlag(f)
+			return sessionsRun(dir, func(o operands) (lendRequest, error) {
+				addr, err := o.one("ADDR")
+				return lendRequest{Op: "unban", Address: addr}, err
+			}, func(*program, lendAnswer) error { return nil })
+		}}
+}
+
+func sessionsBansVerb() verb {
+	return verb{name: "sessions bans", usage: "[-json]", summary: "addresses that nobody gets in from for now", bare: true,
+		setup: func(f *flag.FlagSet) verbRun {
+			dir := dirFlag(f)
+			asJSON := f.Bool("json", false, "one JSON object a line")
+			return sessionsRun(dir, func(operands) (lendRequest, error) { return lendRequest{Op: "bans"}, nil }, func(p *program, a lendAnswer) error {
+				if *asJSON {
+					for _, b := range a.Bans {
+						if err := writeLine(p.out, b); err != nil {
+							return err
+						}
+					}
+					return nil
+				}
+				return p.listBans(a)
+			})
+		}}
+}
+
+func (p *program) listBans(a lendAnswer) error {
+	if len(a.Bans) == 0 {
+		_, err := fmt.Fprintln(p.out, "nobody is banned")
+		return err
+	}
+	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "ADDRESS\tFOR\tWHY")
+	for _, b := range a.Bans {
+		left, why := "always", "failed logins"
+		if !b.Until.IsZero() {
+			left = sayDuration(max(0, b.Until.Sub(p.now())))
+		}
+		if b.Ordered {
+			why = "sessions ban"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", b.Address, left, why)
+	}
+	if more := a.Count - len(a.Bans); more > 0 {
+		fmt.Fprintf(w, "and %d more\n", more)
+	}
+	return w.Flush()
 }
 
 // sayCount says how many were hit; none is a failure.

@@ -23,7 +23,10 @@ type serverConfig struct {
 	methods     []string // of publickey, password
 	keysDir     string   // DIR/USER/authorized_keys; "" where keysPattern or the default is used
 	keysPattern string   // absolute, {user} stands for the login; "" likewise
-	users       []configUser
+	usersFile   string
+	users       []configUser // of usersFile too
+
+	permitUserEnv bool // whether environment= in a line of keys is obeyed
 
 	shell           string   // for users whose entry names none; "" is their own
 	env             []string // NAME=value
@@ -33,6 +36,9 @@ type serverConfig struct {
 
 	forwardLocal, forwardRemote, forwardAgent, forwardStreamlocal bool
 	permit                                                        []string // host:port globs; nil any
+
+	auditEnabled bool
+	exporters    []auditExporter
 
 	maxAuthAttempts             int
 	authWindow, banTime         time.Duration
@@ -60,6 +66,8 @@ const (
 	sessionTTL = 24 * time.Hour
 	// defaultHold is how long a link lives without a path.
 	defaultHold = 24 * time.Hour
+	// maxSeconds is a hundred years: more is cut to it, so that no sum overflows.
+	maxSeconds = 100 * 365 * 24 * 3600
 )
 
 func defaultServerConfig() *serverConfig {

@@ -31,23 +31,23 @@ var layout = []string{
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "portmap_wire", "portmap_text", "portmap_ask portmap", "reached", "punch punch_tries punch_watch punch_rank punch_hard", "coord_talk", "natkind", "netwatch",
 	// the SSH server
-	"config", "ssh_wire", "ssh_status", "ssh_auth", "ssh_child", "ssh_session ssh_forward sshserve",
+	"config_yaml config_scalar", "grpc_wire", "audit audit_file audit_net audit_otlp", "config", "gate", "ssh_wire", "ssh_status", "ssh_account", "ssh_password", "ssh_keysfile ssh_cert ssh_auth", "ssh_command", "ssh_child", "ssh_net ssh_netchild", "ssh_permit", "ssh_session ssh_audit ssh_banner ssh_forward ssh_listen sshserve ssh_admit ssh_watch sshport",
 	// what verbs and coordinator say to each other
 	"coord_presence coord_online coord_introduce coord_echo coord_wire", "coord_client",
 	// links
-	"names", "stream", "peers", "link", "node node_handshakes", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "device",
+	"names", "stream", "peers", "link", "node node_handshakes", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "config_keys config_load", "device",
 	// the coordinator
 	"web", "coord_store coord_owner coord_session coord_requests coord_revoke", "coord_stream", "coord_install coord_web coord_signin coord_acts coord_views", "coord_acme", "coord_certs", "coord_tls", "coord_http", "coord_sockets", "coord_page coord",
 	// the verbs
-	"term ssh_client client_session client_tty", "client_grant", "client", "passkey_page", "cli", "client_act client_passkey", "client_run", "client_socks client_forward",
-	"client_sign", "install", "client_account", "client_trust", "client_signers", "client_status", "client_sessions", "netcheck netcheck_report", "client_netcheck", "roles client_install main",
+	"term ssh_client client_session client_tty", "client_grant", "client", "passkey_page", "cli", "client_act client_passkey", "client_run", "client_socks client_forward client_forward_spec client_forward_listen client_forward_back client_forward_behind client_forward_home",
+	"client_sign", "install", "client_account", "client_trust", "client_signers", "client_status", "client_sessions", "client_forward_list", "netcheck netcheck_report", "client_netcheck", "client_keys", "client_config", "roles client_install main",
 }
 
 // importers names, for a package that few files may know, those files.
 var importers = map[string][]string{
-	"net/http":    {"web", "coord_web", "coord_views", "coord_http", "coord_install", "coord_acme", "passkey_page"},
+	"net/http":    {"web", "coord_web", "coord_views", "coord_http", "coord_install", "coord_acme", "passkey_page", "audit_otlp"},
 	"os/exec":     {"ssh_child"},
-	"crypto/x509": {"identity", "client_act", "coord_acme", "coord_certs"}, // certificates; a wrong passphrase
+	"crypto/x509": {"identity", "client_act", "coord_acme", "coord_certs", "audit_net"}, // certificates; a wrong passphrase
 }
 
 // forbidden are packages that no file imports, with the reason.

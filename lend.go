@@ -32,13 +32,16 @@ const (
 const lendWait = 5 * time.Second
 
 // A lendRequest asks for one thing of Op: ssh, ping, status, or of our own
-// sessions: sessions, kill, revoke.
+// sessions: sessions, kill, revoke, ban, unban, bans.
 type lendRequest struct {
 	Op     string   `json:"op"`
 	Device string   `json:"device,omitempty"` // its id; to revoke, its name too
 	User   string   `json:"user,omitempty"`
 	All    bool     `json:"all,omitempty"`
 	IDs    []string `json:"ids,omitempty"`
+
+	Address string        `json:"address,omitempty"`
+	For     time.Duration `json:"for,omitempty"` // 0 without end
 }
 
 // A lendAnswer says how it went.
@@ -52,6 +55,7 @@ type lendAnswer struct {
 	Self  *nodeStatus  `json:"self,omitempty"`
 
 	Sessions []sshStatus `json:"sessions,omitempty"`
+	Bans     []sshBan    `json:"bans,omitempty"`
 	Count    int         `json:"count,omitempty"`
 }
 
@@ -78,19 +82,20 @@ func (a lendAnswer) err() error {
 
 // A lender serves the socket.
 type lender struct {
-	node *node
+	node *node // nil where the machine belongs to no account
+	ssh  *sshServer
 	ln   net.Listener
 }
 
-// listenLend makes the socket anew; the caller holds the directory's role
-// lock, so what is there is a dead process's.
-func listenLend(dir string) (net.Listener, error) {
-	path, done, err := lendPath(dir)
+// listenLend makes a socket for the verbs anew; the caller holds a lock, so what
+// is there is a dead process's.
+func listenLend(dir, name string) (net.Listener, error) {
+	path, done, err := lendPath(dir, name)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if err := os.Remove(filepath.Join(dir, lendSocket)); err != nil && !os.IsNotExist(err) {
+	if err := os.Remove(filepath.Join(dir, name)); err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}
 	ln, err := net.Listen("unix", path)
@@ -98,7 +103,7 @@ func listenLend(dir string) (net.Listener, error) {
 		return nil, fmt.Errorf("socket for the verbs: %w", err)
 	}
 	ln.(*net.UnixListener).SetUnlinkOnClose(false)
-	if err := os.Chmod(filepath.Join(dir, lendSocket), 0o600); err != nil {
+	if err := os.Chmod(filepath.Join(dir, name), 0o600); err != nil {
 		ln.Close()
 		return nil, err
 	}
@@ -145,9 +150,6 @@ func (l *lender) slot(ctx context.Context, slots chan struct{}) bool {
 	}
 }
 
-// acceptPause is for an Accept that fails: too many open files, as a rule.
-const acceptPause = 100 * time.Millisecond
-
 func (l *lender) answer(ctx context.Context, c *net.UnixConn) {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	c.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -162,6 +164,10 @@ func (l *lender) answer(ctx context.Context, c *net.UnixConn) {
 		writeLine(c, answerOf(fmt.Errorf("request: %w", err)))
 		return
 	}
+	if l.node == nil && !slices.Contains([]string{"sessions", "kill", "ban", "unban", "bans"}, r.Op) {
+		writeLine(c, answerOf(errNoAccount))
+		return
+	}
 	switch r.Op {
 	case "ssh":
 		l.lendSSH(ctx, c, in, deviceID(r.Device))
@@ -173,7 +179,7 @@ func (l *lender) answer(ctx context.Context, c *net.UnixConn) {
 	case "status":
 		self := l.node.status()
 		writeLine(c, lendAnswer{Self: &self, Links: l.node.linkStatuses()})
-	case "sessions", "kill", "revoke":
+	case "sessions", "kill", "revoke", "ban", "unban", "bans":
 		a, err := l.sessions(r)
 		if err != nil {
 			a = answerOf(err)
@@ -187,18 +193,26 @@ func (l *lender) answer(ctx context.Context, c *net.UnixConn) {
 // maxListed bounds the sessions in one answer; a device has fewer.
 const maxListed = 100
 
+// maxListedBans bounds the bans in one answer, each some 100 bytes.
+const maxListedBans = 500
+
 // sessions answers what is about those who are in.
 func (l *lender) sessions(r lendRequest) (a lendAnswer, err error) {
 	n := l.node
-	if n.ssh == nil {
-		return a, coded("role", "this machine serves nobody")
-	}
 	switch r.Op {
 	case "sessions":
-		list := n.ssh.list(r.User)
+		list := l.ssh.list(r.User)
 		a.Sessions = list[:min(len(list), maxListed)]
 	case "kill":
-		a.Count = n.ssh.kill(func(id, user, _ string) bool { return slices.Contains(r.IDs, id) || r.User != "" && user == r.User })
+		a.Count = l.ssh.kill(func(id, user, _ string) bool { return slices.Contains(r.IDs, id) || r.User != "" && user == r.User })
+	case "ban":
+		a.Count, err = l.ssh.ban(r.Address, r.For)
+	case "unban":
+		err = l.ssh.unban(r.Address)
+	case "bans":
+		list := l.ssh.bans()
+		a.Bans = list[:min(len(list), maxListedBans)]
+		a.Count = len(list)
 	default:
 		owner := [32]byte{}
 		if r.Device != "" {
@@ -212,7 +226,7 @@ func (l *lender) sessions(r lendRequest) (a lendAnswer, err error) {
 			return r.All || r.Device != "" && of == owner || slices.Contains(r.IDs, t.publicID())
 		})
 	}
-	return a, nil
+	return a, err
 }
 
 func writeLine(w io.Writer, v any) error {
@@ -271,7 +285,7 @@ func waitFor(ctx context.Context, done <-chan struct{}) {
 
 // askLend sends one request to the process of dir. errNoLender: there is none.
 func askLend(ctx context.Context, dir string, r lendRequest) (*lentConn, error) {
-	path, done, err := lendPath(dir)
+	path, done, err := lendPath(dir, lendSocket)
 	if err != nil {
 		return nil, errNoLender
 	}

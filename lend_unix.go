@@ -12,10 +12,10 @@ import (
 // maxSocketPath is what sun_path holds on every system, in bytes.
 const maxSocketPath = 103
 
-// lendPath is the socket's path. One too long for the kernel goes by way of
+// lendPath is the path of a socket in dir. One too long for the kernel goes by way of
 // the open directory, where /proc can do that; done closes it.
-func lendPath(dir string) (path string, done func(), err error) {
-	path = filepath.Join(dir, lendSocket)
+func lendPath(dir, name string) (path string, done func(), err error) {
+	path = filepath.Join(dir, name)
 	if len(path) <= maxSocketPath {
 		return path, func() {}, nil
 	}
@@ -26,5 +26,5 @@ func lendPath(dir string) (path string, done func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	return fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), lendSocket), func() { d.Close() }, nil
+	return fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), name), func() { d.Close() }, nil
 }

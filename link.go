@@ -293,7 +293,7 @@ func (l *link) serveControl(ctx context.Context, s *quic.Stream, body []byte) {
 	switch body[0] {
 	case controlSession:
 		token := l.tokens.make(time.Now(), l.peer.sign)
-		s.Write(append32(token[:], uint32(tokenTTL/time.Second)))
+		s.Write(append32(token[:], uint32(time.Duration(l.tokens.life.Load())/time.Second)))
 	case controlEcho:
 		s.Write(body)
 	default:

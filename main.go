@@ -74,9 +74,11 @@ func verbTable() []verb {
 		trustPendingVerb(), trustSignVerb(), trustAddVerb(), trustRevokeVerb(), trustUpdateVerb(),
 		signerListVerb(), signerAddVerb(), signerRemoveVerb(), trustRecoverVerb(),
 		trustLogVerb(), trustExportVerb(), trustFsckVerb(), trustResetVerb(),
-		statusVerb(), shellVerb(), runVerb(), forwardStartVerb(), proxyVerb(), sshConfigVerb(), pingVerb(), netcheckVerb(),
+		statusVerb(), shellVerb(), runVerb(), forwardStartVerb(), forwardListVerb(), forwardStopVerb(), proxyVerb(), sshConfigVerb(), pingVerb(), netcheckVerb(),
 		sessionsListVerb(), sessionsKillVerb(), sessionsRevokeVerb(), sessionsStatsVerb(),
+		sessionsBanVerb(), sessionsUnbanVerb(), sessionsBansVerb(),
 		installVerb(), uninstallVerb(),
+		genConfigVerb(), checkConfigVerb(), genHostKeyVerb(), hashPasswordVerb(),
 		versionVerb(),
 		helpVerb(),
 	}

@@ -43,6 +43,9 @@ func machineAddrs() (out []netip.Prefix) {
 	return out
 }
 
+// acceptPause is for an Accept that fails: too many open files, as a rule.
+const acceptPause = 100 * time.Millisecond
+
 // pause waits; it returns false when ctx has ended.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)

@@ -42,15 +42,29 @@ func openNode(ctx context.Context, c nodeConfig) (*node, error) {
 	return n, nil
 }
 
+// setHold is for links that live already, too.
+func (n *node) setHold(d time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.setHoldLocked(d)
+}
+
+// setHoldLocked is setHold. n.mu must be held, or nobody else know n.
+func (n *node) setHoldLocked(d time.Duration) {
+	n.hold = d
+	n.peers.idle = idlePing
+	if d > 0 {
+		n.peers.idle = min(idlePing, d/3)
+	}
+}
+
 func (n *node) start(addrs []netip.AddrPort) error {
 	send, recv, err := sealKeys(n.id.path, sealDevice, n.anchor.coordKeys.path, sealCoord)
 	if err != nil {
 		return err
 	}
 	n.peers = newPeerTable(n.id, n.acct, n.instance, n.mux)
-	if n.hold > 0 {
-		n.peers.idle = min(idlePing, n.hold/3)
-	}
+	n.setHoldLocked(n.hold)
 	n.talk = &coordTalk{
 		box:   &sealBox{sendKey: send, recvKey: recv, hint: n.hint, mine: n.instance},
 		addrs: addrs, send: n.mux.send, beating: n.beat, serves: n.ssh != nil,

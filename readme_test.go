@@ -19,6 +19,17 @@ func TestReadmeHelp(t *testing.T) {
 	}
 }
 
+// The keys of the configuration in the README are those of the program.
+func TestReadmeConfig(t *testing.T) {
+	b, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(b), "```yaml\n"+configFileText()+"```\n") {
+		t.Error("README.md does not hold what sessio gen-config writes")
+	}
+}
+
 // Every command in the documents is one that the program takes.
 func TestReadmeCommands(t *testing.T) {
 	shown := regexp.MustCompile("(?m)(?:^(?:[a-z]+\\$ )?(?:sudo )?|`|run: )sessio ([^`\n]*)")

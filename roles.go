@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/term"
 )
 
 const (
@@ -34,7 +36,8 @@ type roleFlags struct {
 	verbose [4]bool // by level; the first is always there
 
 	listen      string
-	hold, drain time.Duration
+	hold, drain time.Duration // hold 0: as the settings have it
+	config      configFlags
 
 	udp, udp2, url, signup string
 	page                   pageConfig
@@ -43,6 +46,7 @@ type roleFlags struct {
 // roleOf tells to which role alone a flag belongs.
 var roleOf = map[string]string{
 	"listen": roleDevice, "hold": roleDevice, "drain": roleDevice, "D": roleDevice,
+	"config": roleDevice, "c": roleDevice, "p": roleDevice, "b": roleDevice, "set": roleDevice,
 	"udp": roleCoordinator, "udp2": roleCoordinator, "http": roleCoordinator, "url": roleCoordinator, "signup": roleCoordinator, "binaries": roleCoordinator,
 	"tls-cert": roleCoordinator, "tls-key": roleCoordinator, "acme": roleCoordinator, "acme-directory": roleCoordinator, "http-insecure": roleCoordinator,
 }
@@ -59,7 +63,8 @@ func (r *roleFlags) declare(f *flag.FlagSet) {
 	f.BoolVar(&r.verbose[2], "vv", false, "log what for")
 	f.BoolVar(&r.verbose[3], "vvv", false, "log every step")
 	f.StringVar(&r.listen, "listen", "", "device: UDP `address` of its socket (default any port)")
-	f.DurationVar(&r.hold, "hold", defaultHold, "device: how long a link lives without a path, a `duration` such as 24h")
+	f.DurationVar(&r.hold, "hold", 0, "device: how long a link lives without a path, a `duration` (default 24h, or hold of the configuration)")
+	r.config.declare(f)
 	f.DurationVar(&r.drain, "drain", defaultDrain, "device: how long sessions may go on at a stop, a `duration`")
 	f.Bool("D", true, "device: stay in the foreground, as always")
 	f.StringVar(&r.udp, "udp", ":7722", "coordinator: UDP `address`")
@@ -93,8 +98,8 @@ func parseRoles(args []string) (*roleFlags, error) {
 		}
 	})
 	switch {
-	case r.hold <= 0 || r.drain < 0:
-		return nil, usageError("-hold is more than 0, -drain not less")
+	case r.hold < 0 || r.drain < 0:
+		return nil, usageError("-hold and -drain are not less than 0")
 	case !slices.Contains([]string{signupClaim, signupOpen, signupClosed}, r.signup):
 		return nil, usageError("-signup %q is not claim, open or closed", r.signup)
 	case err == nil:
@@ -122,7 +127,7 @@ func rolesHelp() string {
 
 const (
 	coordinatorUsage = "-coordinator [-dir D] [-udp ADDR] [-udp2 ADDR] [-url URL] [-signup MODE]" + pageUsage + " [-pidfile F] [-once] [-v]"
-	deviceUsage      = "-device [-dir D] [-listen UDPADDR] [-hold D] [-drain D] [-pidfile F] [-once] [-v | -vv | -vvv]"
+	deviceUsage      = "-device [-dir D] [-config F | -c F] [-p PORT] [-b ADDR] [-set KEY=VALUE]… [-listen UDPADDR] [-hold D] [-drain D] [-pidfile F] [-once] [-v | -vv | -vvv]"
 )
 
 // runRoles runs what the flags ask for until a signal, or until one role fails.
@@ -147,11 +152,31 @@ func (p *program) runRoles(ctx context.Context, args []string) error {
 		return err
 	}
 	defer release()
-	boundMemory()
-	ctx, stop := untilStopped(ctx)
-	defer stop()
 	log := &lineLog{level: r.level(), now: p.now, w: p.err}
-	return r.run(ctx, dir, p.out, log.logf)
+	var settings *liveConfig
+	var hangups chan os.Signal
+	if *r.roles[roleDevice] {
+		if settings, err = r.settings(dir, log.logf); err != nil {
+			return p.sayConfigErrors(err)
+		}
+		hangups = make(chan os.Signal, 1)
+	}
+	boundMemory()
+	ctx, stop := untilStopped(ctx, hangups)
+	defer stop()
+	return r.run(ctx, dir, p.out, deviceConfig{settings: settings, hangups: hangups, inTerminal: term.IsTerminal(int(os.Stdin.Fd()))}, log.logf)
+}
+
+// settings loads what the device is told by file, environment and flags.
+func (r *roleFlags) settings(dir string, logf func(level int, format string, args ...any)) (*liveConfig, error) {
+	source := r.config.source(dir)
+	source.hold = r.hold
+	c := &liveConfig{source: source}
+	warnings, err := c.reload()
+	for _, w := range warnings {
+		logf(0, "warning: %s", w)
+	}
+	return c, err
 }
 
 // lock takes what keeps this process single, all or nothing.
@@ -193,11 +218,15 @@ func (r *roleFlags) lock(dir string) (release func(), err error) {
 // the process. A log whose reader has gone is no reason to end: a handler that
 // does nothing is, other than ignoring, not inherited by the shells we start.
 // They would lack their ^C where a script has started us by &.
-func untilStopped(ctx context.Context) (context.Context, context.CancelFunc) {
+//
+// Where hangups is not nil it gets SIGHUP: the settings are to be loaded anew.
+func untilStopped(ctx context.Context, hangups chan<- os.Signal) (context.Context, context.CancelFunc) {
 	var signals []os.Signal
 	nothing := make(chan os.Signal, 1)
 	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
-		if signal.Ignored(s) {
+		if hangups != nil && s == syscall.SIGHUP {
+			signal.Notify(hangups, s)
+		} else if signal.Ignored(s) {
 			signal.Notify(nothing, s)
 		} else if s != syscall.SIGQUIT {
 			signals = append(signals, s)
@@ -210,7 +239,7 @@ func untilStopped(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // run runs the roles side by side; the first that ends ends the other.
-func (r *roleFlags) run(ctx context.Context, dir string, out io.Writer, logf func(level int, format string, args ...any)) error {
+func (r *roleFlags) run(ctx context.Context, dir string, out io.Writer, device deviceConfig, logf func(level int, format string, args ...any)) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var running sync.WaitGroup
@@ -231,7 +260,8 @@ func (r *roleFlags) run(ctx context.Context, dir string, out io.Writer, logf fun
 			out, func(format string, args ...any) { logf(0, format, args...) })
 	})
 	start(roleDevice, func(ctx context.Context) error {
-		return runDevice(ctx, deviceConfig{dir: dir, listen: r.listen, hold: r.hold, drain: r.drain, logf: logf})
+		device.dir, device.listen, device.drain, device.logf = dir, r.listen, r.drain, logf
+		return runDevice(ctx, device)
 	})
 	running.Wait()
 	close(failed)

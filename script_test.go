@@ -102,6 +102,15 @@ func (s *script) cleanup() {
 	for _, b := range s.beside {
 		b.end(syscall.SIGKILL)
 	}
+	locks, _ := filepath.Glob(filepath.Join(s.work, "*", ".sessio", "forwards", "*.lock"))
+	for _, file := range locks { // what went to the background
+		pid, _ := os.ReadFile(file)
+		if l, err := holdFile(file); err == nil {
+			l.release()
+		} else if n, err := strconv.Atoi(strings.TrimSpace(string(pid))); err == nil {
+			syscall.Kill(n, syscall.SIGKILL)
+		}
+	}
 }
 
 func (s *script) run(text string) {

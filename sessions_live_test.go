@@ -122,6 +122,26 @@ func TestSessionsThatRunAreKnown(t *testing.T) {
 	l.runs(0, 0)
 }
 
+// A ban on the device holds for links, too: who is in from there is out, and who
+// comes hears why, until it is lifted.
+func TestSessionsOfABannedAddress(t *testing.T) {
+	l := newLiveWorld(t)
+	s := l.open()
+	if n, err := l.node.ssh.ban("127.0.0.1", 0); n != 1 || err != nil {
+		t.Fatalf("%d, %v", n, err)
+	}
+	l.ended(s, 10*time.Second)
+	if s, err := l.link.openSSH(t.Context()); err != nil {
+		t.Error(err)
+	} else if err := l.ended(s, 10*time.Second); codeOf(err) != "address" {
+		t.Errorf("let in, or told %v", err)
+	}
+	if err := l.node.ssh.unban("127.0.0.1"); err != nil {
+		t.Error(err)
+	}
+	l.open()
+}
+
 // To end is not to revoke: by the same token the client comes in again.
 func TestSessionsEndedByWayOfTheCoordinator(t *testing.T) {
 	l := newLiveWorld(t)

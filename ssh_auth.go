@@ -1,19 +1,24 @@
 package main
 
-// This file decides who may log in. The role that runs the SSH server judges
-// keys by its policy; this file asks it for the key that signed, or that the
-// link has proved, and finds the account that the login runs as: its uid, gid,
-// groups, home and shell in /etc/passwd and /etc/group. They are read anew for
-// every login, so that a changed group holds at once; there is no cgo, and so no
-// NSS.
+// This file decides who may log in. The role that runs the SSH server says what
+// the log lets a key do; a key that the log does not know may stand in the
+// user's own authorized_keys, or be certified by one that stands there; and a
+// user of the configuration may have a password, if passwords are on. The
+// decision is about the key that signed, or that the link has proved.
 
 import (
+	"context"
+	"crypto/rsa"
+	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
+	"net/netip"
+	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/cpu"
@@ -22,9 +27,10 @@ import (
 // An sshPolicy is what a role decides for its SSH server.
 type sshPolicy struct {
 	hostKey ssh.Signer
-	// authorize says what key may do as user, or why it may not log in. It is
-	// asked for keys that are only offered, too: it must not act on them.
-	// Connections ask at the same time.
+	// authorize says what the log lets key do as user, or why it may not log
+	// in; code unknown-device: the log does not know it. It is asked for keys
+	// that are only offered, too: it must not act on them. Connections ask at
+	// the same time.
 	authorize func(key ssh.PublicKey, user string) (sshGrant, error)
 	// account finds the account that user logs in to; nil is loginAccount.
 	account func(user string) (osAccount, error)
@@ -33,6 +39,64 @@ type sshPolicy struct {
 	// config is the settings in force, asked for anew where they count; nil is
 	// the defaults.
 	config func() *serverConfig
+	// passwordFits compares a password with the hash in a user's entry. It may
+	// take a tenth of a second and megabytes; nil is passwordFits.
+	passwordFits func(hash string, password []byte) bool
+
+	// onAuthFailure is told of each login that failed for real: a wrong
+	// signature or password, by the SSH name of the method. Keys that were only
+	// offered are no failures, nor is "none". onAuthSuccess is told of each
+	// login. Both may be nil, and must not block.
+	onAuthFailure func(from netip.Addr, user, method string, err error)
+	onAuthSuccess func(from netip.Addr, l *sshLogin)
+
+	// barred is why nobody at all may log in now; nil is never.
+	barred func() error
+	// audit is where events go now; nil, or what is nil, records nothing.
+	audit func() *auditLog
+	// nologin is the file that keeps all but root out; "" is nologinFile.
+	nologin string
+
+	*authShared // set by withDefaults
+}
+
+// authShared is what all connections under a policy have together.
+type authShared struct {
+	passwords chan struct{} // a slot for each comparison at once
+
+	mu   sync.Mutex
+	said map[string]string // guarded by mu: what was said last of a keys file
+}
+
+const (
+	// maxPasswordsAtOnce bounds the memory that strangers can make us use: a
+	// comparison by argon2id takes 19 MiB and more.
+	maxPasswordsAtOnce = 2
+	// maxSaid bounds authShared.said. Files are few, and their users' own.
+	maxSaid = 256
+	// maxPassword is the longest tried, in bytes, as in sshd.
+	maxPassword = 1024
+)
+
+// withDefaults fills in what may be nil.
+func (p sshPolicy) withDefaults() sshPolicy {
+	if p.config == nil {
+		p.config = defaultServerConfig
+	}
+	if p.account == nil {
+		p.account = func(user string) (osAccount, error) { return loginAccount(user, p.config()) }
+	}
+	if p.barred == nil {
+		p.barred = func() error { return nil }
+	}
+	if p.audit == nil {
+		p.audit = func() *auditLog { return nil }
+	}
+	if p.passwordFits == nil {
+		p.passwordFits = passwordFits
+	}
+	p.authShared = &authShared{passwords: make(chan struct{}, maxPasswordsAtOnce), said: map[string]string{}}
+	return p
 }
 
 // sshServerVersion begins with OpenSSH because clients take from it which
@@ -40,12 +104,17 @@ type sshPolicy struct {
 // says that it wants no more output (eow@openssh.com) to its like only.
 const sshServerVersion = "SSH-2.0-OpenSSH_Sessio"
 
-// maxAuthTries is OpenSSH's default.
-const maxAuthTries = 6
+const (
+	// maxAuthTries is OpenSSH's default, here of real failures.
+	maxAuthTries = 6
+	// maxAuthOffers bounds what is refused on a connection in all: keys that are
+	// offered, one by one, come first. sshd would stop at 6.
+	maxAuthOffers = 20
+)
 
-// An sshGrant is what a key may do, and whose it is.
+// An sshGrant is what a login may do, and whose it is.
 type sshGrant struct {
-	device string   // name for the log
+	device string   // name for the log: a device's, a key's, or "password"
 	caps   []string // of shell exec sftp forward pty
 	keyLimits
 }
@@ -72,9 +141,11 @@ func (g sshGrant) may(what string) bool { return slices.Contains(g.caps, what) }
 // (CVE-2024-45337).
 type sshLogin struct {
 	sshGrant
-	key  ssh.PublicKey
-	user string
-	acct osAccount
+	method string        // its SSH name
+	key    ssh.PublicKey // nil for a password
+	user   string
+	acct   osAccount
+	from   netip.Addr
 }
 
 type sshLoginKey struct{}
@@ -87,24 +158,53 @@ func loginOf(p *ssh.Permissions) (*sshLogin, bool) {
 	return l, ok
 }
 
-// sshServerConfig is for one connection. linkKey is the key that the link has
-// proved the peer to hold, nil when there is none: then "none" never succeeds.
-func (p *sshPolicy) sshServerConfig(linkKey ssh.PublicKey) *ssh.ServerConfig {
+// An sshAuth is one connection on its way to a login. The library asks it from
+// one goroutine.
+type sshAuth struct {
+	*sshPolicy
+	ctx     context.Context
+	end     context.CancelCauseFunc // ends the connection
+	linkKey ssh.PublicKey           // that the link has proved; nil none, and then "none" never succeeds
+	from    netip.Addr
+
+	pre    ssh.ServerPreAuthConn
+	user   string // that a key was offered for last
+	failed int    // real failures
+}
+
+// serverConfig is for one connection.
+func (a *sshAuth) serverConfig() *ssh.ServerConfig {
 	conf := &ssh.ServerConfig{
 		Config:                  sshAlgorithms(),
 		PublicKeyAuthAlgorithms: slices.Clone(userKeyAlgos),
-		MaxAuthTries:            maxAuthTries,
+		MaxAuthTries:            maxAuthOffers,
 		ServerVersion:           sshServerVersion,
-		PublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			return p.auth(key, m.User())
-		},
+		PreAuthConnCallback:     func(pre ssh.ServerPreAuthConn) { a.pre = pre },
 	}
-	conf.AddHostKey(p.hostKey)
-	if linkKey != nil {
-		conf.NoClientAuth = true
+	conf.AddHostKey(a.hostKey)
+	methods := a.config().methods
+	if slices.Contains(methods, "publickey") {
+		conf.PublicKeyCallback = func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			a.user = m.User()
+			return a.byKey("publickey", key)
+		}
+		conf.NoClientAuth = a.linkKey != nil
 		conf.NoClientAuthCallback = func(m ssh.ConnMetadata) (*ssh.Permissions, error) {
-			perms, err := p.auth(linkKey, m.User())
+			a.user = m.User()
+			perms, err := a.byKey("none", a.linkKey)
 			return perms, tellWhy(err)
+		}
+	}
+	if slices.Contains(methods, "password") {
+		conf.PasswordCallback = func(m ssh.ConnMetadata, password []byte) (*ssh.Permissions, error) {
+			return a.byPassword("password", m.User(), password)
+		}
+		conf.KeyboardInteractiveCallback = func(m ssh.ConnMetadata, ask ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
+			answers, err := ask("", "", []string{"Password: "}, []bool{false})
+			if err != nil {
+				return nil, err
+			}
+			return a.byPassword("keyboard-interactive", m.User(), []byte(answers[0]))
 		}
 	}
 	return conf
@@ -124,61 +224,253 @@ func tellWhy(err error) error {
 	return &ssh.BannerError{Err: err, Message: fmt.Sprintf("sessio: %s (%s)\r\n", text, code)}
 }
 
-// auth is the one door: it makes the login of key as user.
-func (p *sshPolicy) auth(key ssh.PublicKey, user string) (*ssh.Permissions, error) {
-	if _, isCert := key.(*ssh.Certificate); isCert {
-		return nil, errors.New("certificates are not accepted")
+// letIn is the one door: all logins are made here.
+func (a *sshAuth) letIn(method string, key ssh.PublicKey, user string, acct osAccount, v keyVerdict) *ssh.Permissions {
+	login := &sshLogin{v.sshGrant, method, key, user, acct, a.from}
+	perms := &ssh.Permissions{ExtraData: map[any]any{sshLoginKey{}: login}}
+	if v.noTouch {
+		perms.Extensions = map[string]string{certNoTouch: ""}
 	}
-	grant, err := p.authorize(key, user)
+	return perms
+}
+
+// byKey judges a key that is offered, signs, or is the link's. All three get
+// the same answer, and none leaves a trace here.
+func (a *sshAuth) byKey(method string, key ssh.PublicKey) (*ssh.Permissions, error) {
+	v, acct, err := a.judgeKey(method, key, a.user, a.from)
 	if err != nil {
 		return nil, err
 	}
-	acct, err := p.account(user)
-	if err != nil {
-		return nil, err
-	}
-	login := &sshLogin{grant, key, user, acct}
-	return &ssh.Permissions{ExtraData: map[any]any{sshLoginKey{}: login}}, nil
+	return a.letIn(method, key, a.user, acct, v), nil
 }
 
-// loginAccount finds the account that a login as user runs as. As in sshd, a
-// shell that is not there refuses the login, and nologin is a shell like any
-// other: it says its sentence itself.
-func loginAccount(user string) (osAccount, error) {
-	if !plausibleLogin(user) {
-		return osAccount{}, coded("user", "%q cannot be a user", user)
+// judgeKey is the word on a key: the log's if it knows the key, whatever lines
+// or certificates say, otherwise that of the user's authorized_keys. A
+// certificate stands for its key before the log. For "none" the log alone
+// counts.
+func (p *sshPolicy) judgeKey(method string, key ssh.PublicKey, user string, from netip.Addr) (v keyVerdict, acct osAccount, err error) {
+	if err := p.barred(); err != nil {
+		return v, acct, err
 	}
-	acct, err := accountToBecome(user)
-	if err != nil {
-		return osAccount{}, err
-	}
-	st, err := os.Stat(acct.shell)
-	if err != nil {
-		return osAccount{}, coded("user", "user %q: shell: %w", user, err)
-	}
-	if !st.Mode().IsRegular() || st.Mode().Perm()&0o111 == 0 {
-		return osAccount{}, coded("user", "user %q: shell %s is not executable", user, acct.shell)
-	}
-	return acct, nil
-}
-
-// accountToBecome: root may become anyone, everybody else only themselves.
-func accountToBecome(user string) (osAccount, error) {
-	if os.Geteuid() == 0 {
-		acct, err := findAccount(user)
-		if err != nil {
-			return osAccount{}, coded("user", "%w", err)
+	cert, isCert := key.(*ssh.Certificate)
+	if isCert {
+		if _, err := p.authorize(cert.SignatureKey, user); codeOf(err) == "revoked" {
+			return v, acct, err
 		}
-		return acct, nil
+		key = cert.Key
 	}
-	own, err := ownAccount()
+	v.sshGrant, err = p.authorize(key, user)
+	unknown := codeOf(err) == "unknown-device" && method != "none"
+	if err != nil && !unknown {
+		return v, acct, err
+	}
+	acct, accountErr := p.account(user)
+	if accountErr != nil || !unknown {
+		return v, acct, accountErr
+	}
+	conf := p.config()
+	q := keyQuestion{key: key, user: user, from: from, now: time.Now(), userEnv: conf.permitUserEnv}
+	if isCert {
+		q.key = cert
+	}
+	lines, fileErr := p.keyLines(user, acct)
+	if fileErr != nil {
+		return v, acct, err
+	}
+	v, lineErr := judgeKeyLines(lines, q)
+	if lineErr == nil || lineErr == errNoKeyLine {
+		if lineErr == nil {
+			err = nil
+		}
+		return v, acct, err
+	}
+	return v, acct, coded("denied", "%s: %w", keyName(q.key, ""), lineErr)
+}
+
+// keysPath is the file with the keys of user.
+func (c *serverConfig) keysPath(user, home string) (string, error) {
+	switch {
+	case user == "." || user == ".." || strings.ContainsAny(user, "/\x00"):
+		return "", fmt.Errorf("%q cannot be part of a path", user)
+	case c.keysPattern != "":
+		return strings.ReplaceAll(c.keysPattern, "{user}", user), nil
+	case c.keysDir != "":
+		return filepath.Join(c.keysDir, user, "authorized_keys"), nil
+	case !filepath.IsAbs(home):
+		return "", fmt.Errorf("user %q has no home", user)
+	}
+	return filepath.Join(home, ".sessio", localKeysFile), nil
+}
+
+// keyLines reads the keys of user. What is wrong with the file is said in the
+// log once, until it changes.
+func (p *sshPolicy) keyLines(user string, acct osAccount) ([]keyLine, error) {
+	path, err := p.config().keysPath(user, acct.home)
 	if err != nil {
-		return osAccount{}, coded("user", "%w", err)
+		return nil, err
 	}
-	if own.name != user {
-		return osAccount{}, coded("user", "the server runs as %q, so nobody can log in as %q here", own.name, user)
+	text, err := readKeysFile(path, acct.uid)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
-	return own, nil
+	var lines []keyLine
+	if err == nil {
+		lines, err = parseAuthorizedKeys(text)
+	}
+	if err != nil {
+		err = fmt.Errorf("nothing in %s counts: %w", path, err)
+		p.sayOnce(path, err.Error())
+		return nil, err
+	}
+	p.sayOnce(path, badLines(path, lines))
+	return lines, nil
+}
+
+// maxBadLines is how many are said, the first ones.
+const maxBadLines = 5
+
+func badLines(path string, lines []keyLine) string {
+	var b strings.Builder
+	n := 0
+	for _, l := range lines {
+		if l.bad == nil {
+			continue
+		}
+		if n++; n <= maxBadLines {
+			fmt.Fprintf(&b, "; line %d grants nothing: %v", l.num, l.bad)
+		}
+	}
+	if n > maxBadLines {
+		fmt.Fprintf(&b, "; nor do %d more", n-maxBadLines)
+	}
+	if n == 0 {
+		return ""
+	}
+	return path + ": " + b.String()[2:]
+}
+
+// sayOnce logs text, unless it is what was said of path before.
+func (p *sshPolicy) sayOnce(path, text string) {
+	p.mu.Lock()
+	news := p.said[path] != text
+	if len(p.said) >= maxSaid {
+		clear(p.said)
+	}
+	if p.said[path] = text; text == "" {
+		delete(p.said, path)
+	}
+	p.mu.Unlock()
+	if news && text != "" {
+		p.log("ssh: %s", text)
+	}
+}
+
+func passwordFits(hash string, password []byte) bool {
+	h, err := parsePasswordHash(hash)
+	return err == nil && h.matches(password)
+}
+
+var errWrongPassword = errors.New("wrong password")
+
+// byPassword judges a password. A wrong one is a real failure.
+func (a *sshAuth) byPassword(method, user string, password []byte) (*ssh.Permissions, error) {
+	acct, err := a.judgePassword(user, password)
+	if a.ctx.Err() != nil {
+		return nil, context.Cause(a.ctx)
+	}
+	if err != nil {
+		a.fail(method, user, err)
+		return nil, err
+	}
+	return a.letIn(method, nil, user, acct, keyVerdict{sshGrant: sshGrant{device: "password", caps: slices.Clone(deviceCaps)}}), nil
+}
+
+// judgePassword takes as long for users that there are not: a hash is tried
+// for them too, somebody else's.
+func (a *sshAuth) judgePassword(user string, password []byte) (acct osAccount, err error) {
+	conf := a.config()
+	if len(password) == 0 || len(password) > maxPassword || len(conf.users) == 0 {
+		return acct, errWrongPassword
+	}
+	entry, known := conf.user(user)
+	if !known {
+		sum := sha256.Sum256([]byte(user))
+		entry = conf.users[int(sum[0])%len(conf.users)]
+	}
+	select {
+	case a.passwords <- struct{}{}:
+	case <-a.ctx.Done():
+		return acct, context.Cause(a.ctx)
+	}
+	fits := a.passwordFits(entry.passwordHash, password)
+	<-a.passwords
+	if !fits || !known {
+		return acct, errWrongPassword
+	}
+	if err := a.barred(); err != nil {
+		return acct, err
+	}
+	return a.account(user)
+}
+
+var errAuthTries = errors.New("too many authentication failures")
+
+// fail counts a real failure, and ends the connection with the last one that
+// it has. The library could only count offers as well.
+func (a *sshAuth) fail(method, user string, err error) {
+	a.failed++
+	a.log("ssh login as %.64q from %s failed (%s): %v", user, a.from, method, err)
+	if a.onAuthFailure != nil {
+		a.onAuthFailure(a.from, user, method, err)
+	}
+	if a.failed >= maxAuthTries {
+		a.pre.SendAuthBanner("sessio: " + errAuthTries.Error() + " (denied)\r\n")
+		a.end(errAuthTries)
+	}
+}
+
+// finish is told how the handshake ended. After a wrong signature it has ended
+// without a callback.
+func (a *sshAuth) finish(perms *ssh.Permissions, err error) {
+	login, ok := loginOf(perms)
+	switch {
+	case err == nil && ok && a.onAuthSuccess != nil:
+		a.onAuthSuccess(a.from, login)
+	case err != nil && wrongSignature(err):
+		a.fail("publickey", a.user, err)
+	}
+}
+
+// wrongSignature recognises what the library's keys say of a signature. Their
+// errors have no type; a test knows the text of each.
+func wrongSignature(err error) bool {
+	return errors.Is(err, rsa.ErrVerification) || strings.Contains(err.Error(), "signature did not verify") ||
+		strings.Contains(err.Error(), "user presence")
+}
+
+// judgeAgain says why a login may not go on, of one that was let in before: the
+// log, the line or the user's entry is gone, or its method is off. That another
+// line or fewer caps would be found now is no reason.
+func (p *sshPolicy) judgeAgain(l *sshLogin) error {
+	kind := "publickey"
+	if l.key == nil {
+		kind = "password"
+	}
+	conf := p.config()
+	if !slices.Contains(conf.methods, kind) {
+		return coded("denied", "logins by %s are off now", kind)
+	}
+	if l.key != nil {
+		_, _, err := p.judgeKey(l.method, l.key, l.user, l.from)
+		return err
+	}
+	if err := p.barred(); err != nil {
+		return err
+	}
+	if _, ok := conf.user(l.user); !ok {
+		return coded("denied", "user %q has no password any more", l.user)
+	}
+	return nil
 }
 
 // userKeyAlgos are the signatures accepted from users: no SHA-1, no DSA.
@@ -217,169 +509,3 @@ func hasAESInstructions() bool {
 func (l *sshLogin) String() string {
 	return fmt.Sprintf("%s as %s", l.device, l.user)
 }
-
-// An osAccount is a login user of this machine.
-type osAccount struct {
-	name     string
-	uid, gid uint32
-	groups   []uint32 // supplementary ones, gid first
-	home     string
-	shell    string // never empty
-}
-
-const (
-	passwdFile = "/etc/passwd"
-	groupFile  = "/etc/group"
-	// fallbackShell is what an empty last field means: passwd(5).
-	fallbackShell = "/bin/sh"
-)
-
-// findAccount reads the account called name, with its groups.
-func findAccount(name string) (osAccount, error) {
-	passwd, err := os.ReadFile(passwdFile)
-	if err != nil {
-		return osAccount{}, fmt.Errorf("user %q: %w", name, err)
-	}
-	acct, ok := pickAccount(string(passwd), func(a osAccount) bool { return a.name == name })
-	if !ok {
-		return osAccount{}, fmt.Errorf("user %q is not in %s", name, passwdFile)
-	}
-	return acct.withGroups()
-}
-
-// ownAccount is who runs this process. A container may run under a uid that
-// passwd does not know; then the environment is all there is to go by.
-func ownAccount() (osAccount, error) {
-	uid := uint32(os.Geteuid())
-	passwd, err := os.ReadFile(passwdFile)
-	if err == nil {
-		if acct, ok := pickAccount(string(passwd), func(a osAccount) bool { return a.uid == uid }); ok {
-			return acct.withGroups()
-		}
-	}
-	acct := osAccount{
-		name: os.Getenv("USER"), uid: uid, gid: uint32(os.Getegid()),
-		home: os.Getenv("HOME"), shell: os.Getenv("SHELL"),
-	}
-	if acct.name == "" {
-		return osAccount{}, fmt.Errorf("uid %d is not in %s and USER is not set", uid, passwdFile)
-	}
-	if acct.shell == "" {
-		acct.shell = fallbackShell
-	}
-	return acct.withGroups()
-}
-
-func (a osAccount) withGroups() (osAccount, error) {
-	group, err := os.ReadFile(groupFile)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		// Without its groups a process might get past a rule that denies a group.
-		return osAccount{}, fmt.Errorf("user %q: %w", a.name, err)
-	}
-	a.groups = groupsOf(string(group), a.name, a.gid)
-	return a, nil
-}
-
-// pickAccount returns the first sound line of passwd that want agrees to. Other
-// lines (comments, NIS, broken ones) are nobody: a login is never root by
-// accident of a number that could not be read.
-func pickAccount(passwd string, want func(osAccount) bool) (osAccount, bool) {
-	for line := range strings.Lines(passwd) {
-		a, ok := parsePasswdLine(strings.TrimRight(line, "\r\n"))
-		if ok && want(a) {
-			return a, true
-		}
-	}
-	return osAccount{}, false
-}
-
-// parsePasswdLine reads name:password:uid:gid:gecos:home:shell.
-func parsePasswdLine(line string) (a osAccount, ok bool) {
-	f := strings.Split(line, ":")
-	if len(f) != 7 || !plausibleLogin(f[0]) || strings.ContainsRune(line, 0) {
-		return a, false
-	}
-	uid, uidOK := parseUnixID(f[2])
-	gid, gidOK := parseUnixID(f[3])
-	if !uidOK || !gidOK {
-		return a, false
-	}
-	a = osAccount{name: f[0], uid: uid, gid: gid, home: f[5], shell: f[6]}
-	if a.shell == "" {
-		a.shell = fallbackShell
-	}
-	return a, true
-}
-
-// parseUnixID reads a uid or gid. The highest number means "leave as it is" to
-// the kernel and is nobody's.
-func parseUnixID(s string) (uint32, bool) {
-	n, err := strconv.ParseUint(s, 10, 32)
-	return uint32(n), err == nil && n != 1<<32-1
-}
-
-// plausibleLogin refuses names that tools take for something else: numbers are
-// taken for a uid by chown, a dash for an option, plus and minus for NIS.
-func plausibleLogin(s string) bool {
-	if s == "" || len(s) > 256 || strings.ContainsAny(s, ":/,\n\r\x00 ") || strings.ContainsAny(s[:1], "-+#~") {
-		return false
-	}
-	return strings.Trim(s, "0123456789") != ""
-}
-
-// groupsOf lists gid and the groups that name is a member of. Lines are
-// name:password:gid:member,member.
-func groupsOf(group, name string, gid uint32) []uint32 {
-	groups := []uint32{gid}
-	for line := range strings.Lines(group) {
-		g, members, ok := parseGroupLine(strings.TrimRight(line, "\r\n"))
-		if !ok || g.gid == gid {
-			continue
-		}
-		for _, m := range members {
-			if m == name {
-				groups = append(groups, g.gid)
-				break
-			}
-		}
-	}
-	return groups
-}
-
-type osGroup struct {
-	name string
-	gid  uint32
-}
-
-func parseGroupLine(line string) (g osGroup, members []string, ok bool) {
-	f := strings.Split(line, ":")
-	if len(f) != 4 || f[0] == "" || strings.ContainsAny(f[0][:1], "+-#") {
-		return g, nil, false
-	}
-	gid, ok := parseUnixID(f[2])
-	if !ok {
-		return g, nil, false
-	}
-	if f[3] != "" {
-		members = strings.Split(f[3], ",")
-	}
-	return osGroup{f[0], gid}, members, true
-}
-
-// findGroup returns the gid of the group called name.
-func findGroup(name string) (uint32, bool) {
-	group, err := os.ReadFile(groupFile)
-	if err != nil {
-		return 0, false
-	}
-	for line := range strings.Lines(string(group)) {
-		if g, _, ok := parseGroupLine(strings.TrimRight(line, "\r\n")); ok && g.name == name {
-			return g.gid, true
-		}
-	}
-	return 0, false
-}
-
-// mustBecome reports whether a process for this account needs another uid
-// than ours.
-func (a osAccount) mustBecome() bool { return os.Geteuid() == 0 && a.uid != 0 }

@@ -12,7 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,10 +25,10 @@ import (
 
 // A childSpec is a process to be.
 type childSpec struct {
-	acct    osAccount
-	command *string     // nil: a login shell
-	env     []string    // SSH_TTY and TERM are added
-	pty     *ptyRequest // nil: pipes
+	sshProgram
+	acct osAccount
+	env  []string    // SSH_TTY and TERM are added; of two settings the last counts
+	pty  *ptyRequest // nil: pipes
 }
 
 // An sshChild is the process of a session. It leads a session and a process
@@ -45,6 +45,22 @@ type sshChild struct {
 	reaped bool // its process id may be another's
 }
 
+// bequeathNothing sets what all children inherit: files made are not for group
+// and others to write, as in sshd, and descriptors that this process was itself
+// started with stay here. Those that Go opens do anyway.
+func bequeathNothing() {
+	syscall.Umask(syscall.Umask(0o077) | 0o022)
+	fds, err := os.ReadDir("/dev/fd")
+	for _, entry := range fds {
+		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
+	for fd := 3; err != nil && fd < 1<<10; fd++ { // no /proc
+		syscall.CloseOnExec(fd)
+	}
+}
+
 // startChild starts the process. Its ends of the pipes are closed here, so that
 // end of file is seen when the last process that holds them is gone.
 func startChild(spec childSpec) (*sshChild, error) {
@@ -58,7 +74,7 @@ func startChild(spec childSpec) (*sshChild, error) {
 	if c.term != nil {
 		env = append(env, "TERM="+spec.pty.term, "SSH_TTY="+c.term.slave.Name())
 	}
-	attr := &os.ProcAttr{Env: env, Files: ends, Sys: &syscall.SysProcAttr{
+	attr := &os.ProcAttr{Env: lastOf(env), Files: ends, Sys: &syscall.SysProcAttr{
 		Setsid:     true,
 		Setctty:    c.term != nil,
 		Credential: credentialOf(spec.acct),
@@ -105,25 +121,21 @@ func credentialOf(acct osAccount) *syscall.Credential {
 	return &syscall.Credential{Uid: acct.uid, Gid: acct.gid, Groups: acct.groups}
 }
 
-// start runs the shell in the home directory, or in / with a notice, as sshd
+// start runs the program in the home directory, or in / with a notice, as sshd
 // does. The kernel enters the directory as the user, and does not say whether
-// directory or shell was missing: trying / tells.
+// directory or program was missing: trying / tells.
 func (c *sshChild) start(spec childSpec, attr *os.ProcAttr) (err error) {
-	argv := []string{"-" + filepath.Base(spec.acct.shell)}
-	if spec.command != nil {
-		argv = []string{filepath.Base(spec.acct.shell), "-c", *spec.command}
-	}
 	attr.Dir = spec.acct.home
 	if attr.Dir == "" {
 		attr.Dir = "/"
 	}
-	if c.proc, err = os.StartProcess(spec.acct.shell, argv, attr); err == nil {
+	if c.proc, err = os.StartProcess(spec.file, spec.argv, attr); err == nil {
 		return nil
 	}
 	attr.Dir = "/"
 	var rootErr error
-	if c.proc, rootErr = os.StartProcess(spec.acct.shell, argv, attr); rootErr != nil {
-		return fmt.Errorf("starting %s: %w", spec.acct.shell, rootErr)
+	if c.proc, rootErr = os.StartProcess(spec.file, spec.argv, attr); rootErr != nil {
+		return fmt.Errorf("starting %s: %w", spec.file, syscallCause(rootErr))
 	}
 	c.notice = fmt.Sprintf("Could not chdir to home directory %s: %v\r\n", spec.acct.home, syscallCause(err))
 	return nil
@@ -199,11 +211,22 @@ const (
 func (c *sshChild) hangup() {
 	leaderAlive := !c.ended() // now: a terminal that closes is its end
 	c.closeIO()
-	c.signalSession(syscall.SIGHUP)
-	c.signalSession(syscall.SIGCONT) // the stopped ones hear it only then
-	if !leaderAlive {
-		return
+	if leaderAlive {
+		c.end(syscall.SIGHUP)
+	} else {
+		c.tell(syscall.SIGHUP)
 	}
+}
+
+// tell signals the session, its stopped processes too.
+func (c *sshChild) tell(sig syscall.Signal) {
+	c.signalSession(sig)
+	c.signalSession(syscall.SIGCONT) // the stopped ones hear it only then
+}
+
+// end signals the session and after hangupGrace kills what is left of it.
+func (c *sshChild) end(sig syscall.Signal) {
+	c.tell(sig)
 	look := time.NewTicker(hangupLook)
 	defer look.Stop()
 	grace := time.After(hangupGrace)

@@ -1,11 +1,6 @@
 package main
 
-import (
-	"context"
-	"errors"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // sessionMembers finds nobody: macOS has no /proc. A terminal that hangs up
 // and the signal to the leader's process group have to do.
@@ -37,18 +32,3 @@ func setSpeed(t *unix.Termios, input bool, baud uint32) {
 func tcSendBreak(fd int) error {
 	return unix.IoctlSetInt(fd, unix.TIOCSBRK, 0)
 }
-
-// A netChild cannot be had on macOS: it has no Unix sockets that keep messages
-// apart and notice their peer's end.
-type netChild struct{}
-
-var errNoNetChild = errors.New("no forwarding for another user than the server's own on macOS")
-
-func (*netChild) dial(context.Context, osAccount, string) (streamConn, error) {
-	return nil, errNoNetChild
-}
-
-func (*netChild) stop() {}
-
-func isNetChild([]string) bool { return false }
-func runNetChild() error       { return errNoNetChild }

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -141,9 +142,11 @@ type stdio struct{ in, out, err *os.File }
 type sshClient struct {
 	ssh.Conn
 	device string // as the log names it, else as it was called
+	banner string // what it showed before the login, printable lines
 	pipe   *sshPipe
 	wire   *watchedConn
 	loops  sync.WaitGroup
+	take   atomic.Pointer[func(ssh.NewChannel)] // what the device opens; nil refuses it
 }
 
 // maxHandshake bounds key exchange and authentication, six round trips. A link
@@ -196,10 +199,17 @@ func (c *sshClient) handshake(ctx context.Context, login string) error {
 		return c.handshakeError(login, trace, err)
 	}
 	c.Conn = conn
+	for line := range strings.Lines(trace.shown) {
+		c.banner += printable(strings.TrimRight(line, "\r\n")) + "\n"
+	}
 	c.loops.Go(func() { ssh.DiscardRequests(requests) })
 	c.loops.Go(func() {
-		for ch := range channels { // a device has nothing to open here
-			ch.Reject(ssh.Prohibited, "not asked for")
+		for ch := range channels {
+			if take := c.take.Load(); take != nil {
+				(*take)(ch)
+			} else {
+				ch.Reject(ssh.Prohibited, "not asked for")
+			}
 		}
 	})
 	return nil
@@ -219,7 +229,8 @@ func (c *sshClient) watchLink() {
 type loginTrace struct {
 	pinned bool   // the host key was the right one
 	keyErr error  // it was another
-	banner string // what the device said
+	banner string // what the device said last
+	shown  string // what else it said
 }
 
 // config is for one connection.
@@ -239,7 +250,9 @@ func (c *sshClient) config(login string) (*ssh.ClientConfig, *loginTrace) {
 			return trace.keyErr
 		},
 		BannerCallback: func(text string) error {
-			trace.banner = text
+			if trace.banner = text; reasonInBanner(text) == nil && len(trace.shown) < maxBanner {
+				trace.shown += text
+			}
 			return nil
 		},
 	}
@@ -294,6 +307,10 @@ func reasonInBanner(banner string) error {
 	}
 	return coded("denied", "%s", text)
 }
+
+// maxBanner is how much of banners is kept before one that is cut no more, in
+// bytes: a packet holds 256 KiB.
+const maxBanner = 64 << 10
 
 // maxBannerReason is the longest reason shown, in bytes: a few lines.
 const maxBannerReason = 500

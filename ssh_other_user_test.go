@@ -13,7 +13,10 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -28,15 +31,7 @@ func init() {
 
 // nobodySSHD logs everybody in as nobody, with a shell.
 func nobodySSHD(t *testing.T) *sshdTest {
-	if os.Geteuid() != 0 {
-		t.Skip("only root can become another user")
-	}
-	nobody, err := findAccount("nobody")
-	if err != nil {
-		t.Skip(err)
-	}
-	nobody.shell = "/bin/sh"
-	nobody.groups = append(nobody.groups, 1) // one more than passwd says
+	nobody := sshdNobody(t)
 	return startSSHD(t, func(d *sshdTest, p *sshPolicy) { d.acct = nobody })
 }
 
@@ -93,7 +88,7 @@ func TestSSHDOtherUserForward(t *testing.T) {
 	d := nobodySSHD(t)
 	owner := make(chan uint32, 1)
 	target := sshdEcho(t, func(nc *net.TCPConn) {
-		owner <- sshdSocketOwner(t, nc.RemoteAddr().(*net.TCPAddr).Port)
+		owner <- sshdSocketOwner(t, nc)
 		io.Copy(nc, nc)
 		nc.CloseWrite()
 	})
@@ -128,21 +123,23 @@ func TestSSHDOtherUserForward(t *testing.T) {
 	})
 }
 
-// sshdSocketOwner finds who made the socket with the given local port: proc(5).
-func sshdSocketOwner(t *testing.T, port int) uint32 {
+// sshdSocketOwner finds who made the other end of nc: proc(5). Its port alone
+// may be in use, or in TIME_WAIT, towards others as well.
+func sshdSocketOwner(t *testing.T, nc *net.TCPConn) uint32 {
 	b, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {
 		t.Error(err)
 	}
+	there, here := nc.RemoteAddr().(*net.TCPAddr).Port, nc.LocalAddr().(*net.TCPAddr).Port
 	for line := range strings.Lines(string(b)) {
 		f := strings.Fields(line)
-		if len(f) > 7 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
+		if len(f) > 7 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", there)) && strings.HasSuffix(f[2], fmt.Sprintf(":%04X", here)) {
 			var uid uint32
 			fmt.Sscan(f[7], &uid)
 			return uid
 		}
 	}
-	t.Errorf("no socket with port %d", port)
+	t.Errorf("no socket with port %d", there)
 	return 0
 }
 
@@ -154,19 +151,49 @@ func TestNetChildDies(t *testing.T) {
 	defer n.stop()
 	target := sshdEcho(t, func(nc *net.TCPConn) { io.WriteString(nc, "x") })
 	for range 2 {
-		nc, err := n.dial(context.Background(), d.acct, target)
+		nc, err := n.ask(context.Background(), d.acct, netAsk{netDialTCP, target})
 		if err != nil {
 			t.Fatal(err)
 		}
-		nc.Close()
+		nc.close()
 		p := n.proc
 		p.proc.Kill()
 		<-p.done
 	}
 	n.stop()
-	if _, err := n.dial(context.Background(), d.acct, target); !errors.Is(err, errNetChildEnded) {
+	if _, err := n.ask(context.Background(), d.acct, netAsk{netDialTCP, target}); !errors.Is(err, errNetChildEnded) {
 		t.Error(err)
 	}
+}
+
+// TestNetChildStopped: a child that its user has stopped holds nobody up for
+// longer than they wait.
+func TestNetChildStopped(t *testing.T) {
+	d := nobodySSHD(t)
+	var n netChild
+	defer n.stop()
+	target := sshdEcho(t, func(*net.TCPConn) {})
+	g, err := n.ask(context.Background(), d.acct, netAsk{netDialTCP, target})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.close()
+	if err := n.proc.proc.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithTimeout(context.Background(), time.Second)
+	defer stop()
+	var left atomic.Int32
+	for range maxForwards { // more than the socket holds
+		left.Add(1)
+		go func() {
+			defer left.Add(-1)
+			if _, err := n.ask(ctx, d.acct, netAsk{netDialTCP, target}); err == nil {
+				t.Error("an answer")
+			}
+		}()
+	}
+	sshdUntil(t, "the end of all", func() bool { return left.Load() == 0 })
 }
 
 func TestNetChildNotAsRoot(t *testing.T) {
@@ -194,7 +221,7 @@ func TestNetChildHostile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &netProcess{proc: proc, sock: ours, done: make(chan struct{}), waiting: map[uint32]chan netAnswer{}}
+	p := &netProcess{proc: proc, sock: ours, done: make(chan struct{}), waiting: map[uint32]netWaiter{}}
 	go p.readLoop()
 	n := &netChild{proc: p}
 	defer n.stop()
@@ -207,39 +234,54 @@ func TestNetChildHostile(t *testing.T) {
 	var udpFD int
 	rc, _ := udp.SyscallConn()
 	rc.Control(func(fd uintptr) { udpFD = int(fd) })
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	var tcpFD int
+	rc, _ = tcp.(*net.TCPListener).SyscallConn()
+	rc.Control(func(fd uintptr) { tcpFD = int(fd) })
 	fds := sshdCount(t).fds
 
 	for name, c := range map[string]struct {
+		op     netOp
+		kind   byte
 		text   string
 		rights []byte
 		want   string
 	}{
-		"no socket":        {"", nil, "0 sockets"},
-		"not TCP":          {"", unix.UnixRights(udpFD), "no TCP socket"},
-		"two":              {"", unix.UnixRights(udpFD, udpFD), "2 sockets"},
-		"many":             {"", unix.UnixRights(udpFD, udpFD, udpFD, udpFD), "sockets"},
-		"text and socket":  {"sorry", unix.UnixRights(udpFD), "sorry"},
-		"an endless text":  {strings.Repeat("x", 4*maxNetMsg), nil, "xxxx"},
-		"standard input":   {"", unix.UnixRights(0), "socket"},
-		"several messages": {"", append(unix.UnixRights(udpFD), unix.UnixRights(udpFD)...), "socket"},
+		"no socket":           {netDialTCP, netDone, "", nil, "0 sockets"},
+		"not a stream":        {netDialTCP, netDone, "", unix.UnixRights(udpFD), "not of the kind"},
+		"a listener":          {netDialTCP, netDone, "", unix.UnixRights(tcpFD), "not of the kind"},
+		"TCP for Unix":        {netListenUnix, netDone, "", unix.UnixRights(tcpFD), "not of the kind"},
+		"TCP for an agent":    {netAgent, netDone, "1 1 /x", unix.UnixRights(tcpFD), "not of the kind"},
+		"a datagram listener": {netListenTCP, netDone, "", unix.UnixRights(udpFD), "not of the kind"},
+		"two":                 {netDialTCP, netDone, "", unix.UnixRights(udpFD, udpFD), "2 sockets"},
+		"many":                {netDialTCP, netDone, "", unix.UnixRights(udpFD, udpFD, udpFD, udpFD), "sockets"},
+		"text and socket":     {netDialTCP, netFailed, "sorry", unix.UnixRights(udpFD), "sorry"},
+		"no such answer":      {netDialTCP, 9, "hm", nil, "hm"},
+		"an endless text":     {netDialTCP, netFailed, strings.Repeat("x", 4*maxNetMsg), nil, "xxxx"},
+		"standard input":      {netDialTCP, netDone, "", unix.UnixRights(0), "not of the kind"},
+		"several messages":    {netDialTCP, netDone, "", append(unix.UnixRights(udpFD), unix.UnixRights(udpFD)...), "socket"},
 	} {
 		go func() {
 			b := make([]byte, maxNetMsg)
 			k, _ := child.Read(b)
-			id, _, _ := parseNetMsg(b[:k])
-			child.Write([]byte{1})                                                        // half a message
-			child.WriteMsgUnix(appendNetMsg(nil, 1<<31, ""), unix.UnixRights(udpFD), nil) // never asked
-			child.WriteMsgUnix(appendNetMsg(nil, id, c.text), c.rights, nil)
-			child.WriteMsgUnix(appendNetMsg(nil, id, c.text), c.rights, nil) // again
+			id, _, _, _ := parseNetMsg(b[:k])
+			child.Write([]byte{1})                                                                 // half a message
+			child.WriteMsgUnix(appendNetMsg(nil, 1<<31, netDone, ""), unix.UnixRights(udpFD), nil) // never asked
+			child.WriteMsgUnix(appendNetMsg(nil, id, c.kind, c.text), c.rights, nil)
+			child.WriteMsgUnix(appendNetMsg(nil, id, c.kind, c.text), c.rights, nil) // again
 		}()
-		_, err := n.dial(context.Background(), osAccount{}, "127.0.0.1:1")
-		if !strings.Contains(fmt.Sprint(err), c.want) {
-			t.Errorf("%s: %v", name, err)
+		g, err := n.ask(context.Background(), osAccount{}, netAsk{c.op, "127.0.0.1:1"})
+		if !strings.Contains(fmt.Sprint(err), c.want) || g != (netGot{}) {
+			t.Errorf("%s: %+v, %v", name, g, err)
 		}
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	stop()
-	if _, err := n.dial(ctx, osAccount{}, "127.0.0.1:1"); !errors.Is(err, context.Canceled) {
+	if _, err := n.ask(ctx, osAccount{}, netAsk{netDialTCP, "127.0.0.1:1"}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	sshdUntil(t, "no descriptor kept", func() bool { return sshdCount(t).fds <= fds })
@@ -247,14 +289,14 @@ func TestNetChildHostile(t *testing.T) {
 
 func FuzzParseNetMsg(f *testing.F) {
 	f.Add(binary.BigEndian.AppendUint32(nil, 7))
-	f.Add(appendNetMsg(nil, 1, "127.0.0.1:80"))
+	f.Add(appendNetMsg(nil, 1, byte(netDialTCP), "127.0.0.1:80"))
 	f.Add([]byte{0})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		id, rest, ok := parseNetMsg(b)
-		if ok && string(appendNetMsg(nil, id, rest)) != string(b) {
-			t.Errorf("%q became %d %q", b, id, rest)
+		id, kind, rest, ok := parseNetMsg(b)
+		if ok && string(appendNetMsg(nil, id, kind, rest)) != string(b) {
+			t.Errorf("%q became %d %d %q", b, id, kind, rest)
 		}
-		if ok != (len(b) >= 4) {
+		if ok != (len(b) >= 5) {
 			t.Errorf("%q: %v", b, ok)
 		}
 	})

@@ -12,10 +12,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path"
-	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -37,6 +36,8 @@ type sshSession struct {
 	over   bool          // a request to start something was refused
 	ended  chan struct{} // closed when all has been said and the channel is to close
 
+	expired atomic.Bool // the command has run for longer than it may
+
 	work sync.WaitGroup // copying, waiting for the child
 }
 
@@ -44,6 +45,7 @@ type sshSession struct {
 const (
 	kindShell = "shell"
 	kindExec  = "exec"
+	kindSFTP  = "sftp"
 )
 
 func (c *sshConnection) session(nc ssh.NewChannel) {
@@ -97,6 +99,13 @@ func (s *sshSession) handle(req *ssh.Request) {
 			return
 		}
 		s.start(req, kindExec, &m.Command)
+	case "subsystem":
+		var m struct{ Name string }
+		if ssh.Unmarshal(req.Payload, &m) != nil || m.Name != kindSFTP || s.conn.login.command == nil {
+			reply(req, false)
+			return
+		}
+		s.start(req, kindSFTP, &sftpCommand)
 	default:
 		reply(req, s.handleSimple(req))
 	}
@@ -110,7 +119,7 @@ func reply(req *ssh.Request, ok bool) {
 }
 
 // handleSimple handles requests that start nothing and reports success. What
-// is not known here (subsystems, X11, agent) is refused: RFC 4254, section 5.4.
+// is not known here (subsystems, X11) is refused: RFC 4254, section 5.4.
 func (s *sshSession) handleSimple(req *ssh.Request) bool {
 	switch req.Type {
 	case "env":
@@ -128,19 +137,18 @@ func (s *sshSession) handleSimple(req *ssh.Request) bool {
 		if ssh.Unmarshal(req.Payload, &m) != nil {
 			return false
 		}
+		// As in sshd, what a key is bound to is not the client's to interrupt.
 		sig, ok := signalByName(m.Name)
-		return ok && s.child != nil && s.child.signal(sig) == nil
+		return ok && s.conn.login.command == nil && s.child != nil && s.child.signal(sig) == nil
 	case "eow@openssh.com":
 		return s.child != nil && s.child.closeStdout() == nil
+	case agentRequest:
+		return s.agentRequest()
 	case "break":
 		return s.child != nil && s.child.term != nil && s.child.term.sendBreak() == nil
 	}
 	return false
 }
-
-// acceptEnv are the variables a client may set: language and colours. Anything
-// more (LD_PRELOAD, BASH_ENV, PATH…) would let it change what a command means.
-var acceptEnv = []string{"LANG", "LC_*", "TERM", "COLORTERM"}
 
 const (
 	maxEnvVars  = 64
@@ -152,7 +160,7 @@ func (s *sshSession) setEnv(payload []byte) bool {
 	if ssh.Unmarshal(payload, &m) != nil || s.child != nil {
 		return false
 	}
-	if !acceptsEnv(m.Name) || strings.ContainsRune(m.Value, 0) {
+	if !acceptsEnv(s.config().acceptEnv, m.Name) || strings.ContainsRune(m.Value, 0) {
 		return false
 	}
 	if len(s.env) >= maxEnvVars || len(m.Name)+len(m.Value) > maxEnvValue {
@@ -160,16 +168,6 @@ func (s *sshSession) setEnv(payload []byte) bool {
 	}
 	s.env = append(s.env, m.Name+"="+m.Value)
 	return true
-}
-
-func acceptsEnv(name string) bool {
-	if strings.ContainsAny(name, "=\x00") {
-		return false
-	}
-	return slices.ContainsFunc(acceptEnv, func(glob string) bool {
-		ok, _ := path.Match(glob, name)
-		return ok
-	})
 }
 
 // setPty refuses with a notice, and the session goes on without a terminal, as
@@ -214,34 +212,63 @@ func (s *sshSession) start(req *ssh.Request, kind string, command *string) {
 		reply(req, false) // one of them a channel: RFC 4254, section 6.5
 		return
 	}
-	if !s.conn.login.may(kind) {
-		s.refuse(req, notGranted(kind))
-		return
+	spec, err := s.spec(kind, command)
+	if err == nil {
+		s.child, err = startChild(spec)
 	}
-	if s.noPty != nil {
-		s.refuse(req, s.noPty)
-		return
-	}
-	child, err := startChild(childSpec{
-		acct:    s.conn.login.acct,
-		command: command,
-		env:     append(s.baseEnv(), s.env...),
-		pty:     s.pty,
-	})
+	s.auditStart(kind, command, err)
 	if err != nil {
 		s.refuse(req, err)
 		return
 	}
-	s.child = child
-	s.notice += child.notice
+	if s.conn.login.command != nil {
+		kind = "forced command"
+	}
+	s.notice += s.child.notice
 	reply(req, true)
-	s.conn.logf("%s started, pid %d", kind, child.proc.Pid)
+	s.conn.logf("%s started, pid %d", kind, s.child.proc.Pid)
 	s.work.Go(s.feed)
 	s.work.Go(func() { s.finish(kind) })
+	if limit := s.config().commandTimeout; limit > 0 && kind != kindShell {
+		s.work.Go(func() { s.expire(limit) })
+	}
 }
 
-// exitRefused is what shells end with for what may not be executed.
-const exitRefused = 126
+func (s *sshSession) config() *serverConfig { return s.conn.srv.policy.config() }
+
+// sftpCommand is what a forced command is told to have been asked for when it
+// was SFTP: the name that sshd has for its own.
+var sftpCommand = "internal-sftp"
+
+// spec says what to start for a request, or why not. The command that a key is
+// bound to stands for all that may be asked, and is its owner's to choose: the
+// configuration's list is for what clients choose.
+func (s *sshSession) spec(kind string, command *string) (spec childSpec, err error) {
+	login, conf := s.conn.login, s.config()
+	if !login.may(kind) {
+		return spec, notGranted(kind)
+	}
+	if s.noPty != nil {
+		return spec, s.noPty
+	}
+	if err := s.nologin(); err != nil {
+		return spec, err
+	}
+	spec = childSpec{acct: login.acct, pty: s.pty}
+	if spec.acct.noShell && conf.shell != "" {
+		spec.acct.shell = conf.shell
+	}
+	spec.env = s.environment(spec.acct, conf, command)
+	switch {
+	case login.command != nil:
+		spec.sshProgram = shellProgram(spec.acct, login.command)
+	case conf.allowedCommands != nil:
+		spec.sshProgram, err = allowedProgram(spec.acct, command, conf.allowedCommands, valueOf(spec.env, "PATH"))
+	default:
+		spec.sshProgram = shellProgram(spec.acct, command)
+	}
+	return spec, err
+}
 
 // refuse answers a request to start something by a session that says why not.
 // A failed request has no room for a reason, and ssh drops what came before it.
@@ -251,9 +278,13 @@ func (s *sshSession) refuse(req *ssh.Request, err error) {
 	s.over = true
 	s.conn.logf("refused: %v", err)
 	reply(req, true)
+	status := exitRefused
+	if e := (*exitError)(nil); errors.As(err, &e) {
+		status = e.status
+	}
 	s.work.Go(func() {
-		fmt.Fprintf(s.ch.Stderr(), "sessio: %v\r\n", err)
-		s.sendStatus(syscall.WaitStatus(exitRefused << 8))
+		fmt.Fprintf(s.ch.Stderr(), "%ssessio: %v\r\n", s.notice, err)
+		s.sendStatus(syscall.WaitStatus(status << 8))
 		s.ch.CloseWrite()
 		s.ch.Close()
 	})
@@ -265,21 +296,32 @@ const (
 	sshRootPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
-func (s *sshSession) baseEnv() []string {
-	acct := s.conn.login.acct
+// environment is for acct. What the configuration and the account's entry there
+// set is for the client to change, as far as it may set anything; what the line
+// of a key sets is not.
+func (s *sshSession) environment(acct osAccount, conf *serverConfig, command *string) []string {
+	login := s.conn.login
 	peer, peerPort := hostPort(s.conn.conn.RemoteAddr())
 	here, herePort := hostPort(s.conn.conn.LocalAddr())
 	env := []string{
 		"HOME=" + acct.home, "USER=" + acct.name, "LOGNAME=" + acct.name,
 		"SHELL=" + acct.shell, "PATH=" + sshPath,
-		"SSH_CLIENT=" + strings.Join([]string{peer, peerPort, herePort}, " "),
-		"SSH_CONNECTION=" + strings.Join([]string{peer, peerPort, here, herePort}, " "),
 	}
 	if acct.uid == 0 {
 		env[4] = "PATH=" + sshRootPath
 	}
 	if tz, ok := os.LookupEnv("TZ"); ok {
 		env = append(env, "TZ="+tz)
+	}
+	env = append(env, conf.env...)
+	env = append(env, acct.env...)
+	env = append(env, s.env...)
+	env = append(env, login.env...)
+	env = append(env,
+		"SSH_CLIENT="+strings.Join([]string{peer, peerPort, herePort}, " "),
+		"SSH_CONNECTION="+strings.Join([]string{peer, peerPort, here, herePort}, " "))
+	if login.command != nil && command != nil {
+		env = append(env, "SSH_ORIGINAL_COMMAND="+*command)
 	}
 	return env
 }
@@ -346,6 +388,9 @@ func (s *sshSession) finish(kind string) {
 	if err != nil {
 		s.conn.logf("%s: %v", kind, err)
 	}
+	if s.expired.Load() {
+		status = exitExpired << 8
+	}
 	s.sendStatus(status)
 	s.conn.logf("%s, pid %d, ended: %s", kind, s.child.proc.Pid, statusText(status))
 	if s.child.term != nil {
@@ -353,9 +398,33 @@ func (s *sshSession) finish(kind string) {
 	}
 	copying.Wait()
 	s.child.closeIO()
+	if s.expired.Load() {
+		io.WriteString(s.ch.Stderr(), "sessio: ended: it ran for longer than shell.command_timeout\r\n")
+	}
 	close(s.ended)
 	s.ch.CloseWrite()
 	s.ch.Close()
+}
+
+// expire ends a command that runs for longer than limit, with all that it has
+// started: a process that has left its session and holds the pipes loses them.
+func (s *sshSession) expire(limit time.Duration) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-s.ended:
+		return
+	case <-timer.C:
+	}
+	s.expired.Store(true)
+	s.conn.logf("pid %d: ending it after %v", s.child.proc.Pid, limit)
+	s.child.end(syscall.SIGTERM)
+	timer.Reset(hangupGrace)
+	select {
+	case <-s.ended:
+	case <-timer.C:
+		s.child.closeIO()
+	}
 }
 
 // copyOut copies until end of file. If nobody listens any more the pipe is

@@ -17,8 +17,9 @@ type sshStatus struct {
 	Device        string    `json:"device,omitempty"`  // the client's name
 	Address       string    `json:"address"`
 	Authenticated bool      `json:"authenticated"`
+	AuthAttempts  int       `json:"auth_attempts"` // logins tried, with keys that were only offered
 	Started       time.Time `json:"started"`
-	LastActivity  time.Time `json:"last_activity"`
+	LastActivity  time.Time `json:"last_activity"` // in a channel, once logged in
 	Channels      int       `json:"channels"`
 	In            int64     `json:"bytes_in"`
 	Out           int64     `json:"bytes_out"`

@@ -170,6 +170,7 @@ type floodGuard struct {
 	total   int64 // wire bytes that ever arrived
 	unread  int64 // the estimate
 	lagging int   // channels that may have something unread
+	started bool  // logged in
 	over    bool
 }
 
@@ -181,6 +182,9 @@ const (
 	// decent packets; maxUnreadAll is for all of a connection.
 	maxUnreadMore = 9 << 18
 	maxUnreadAll  = 16 << 20
+	// maxUnlogged is all that may come before the login: the library queues up to
+	// 4.3 MiB while it judges one. 128 requests of 4 KiB, the most it takes, pass.
+	maxUnlogged = 512 << 10
 	// packetCost is what a small packet takes on the wire around its data.
 	packetCost = 64
 	// sshWindow is the library's channel window.
@@ -192,7 +196,7 @@ var errFlood = errors.New("the peer sends many tiny packets that nobody reads")
 // start begins to count: the connection is authenticated.
 func (g *floodGuard) start() {
 	g.mu.Lock()
-	g.unread = 0
+	g.unread, g.started = 0, true
 	g.mu.Unlock()
 }
 
@@ -203,6 +207,9 @@ func (g *floodGuard) arrived(n int) bool {
 	g.total += int64(n)
 	g.unread += int64(n)
 	limit := min(maxUnread+maxUnreadMore*int64(max(g.lagging-1, 0)), maxUnreadAll)
+	if !g.started {
+		limit = maxUnlogged
+	}
 	g.over = g.over || g.unread > limit
 	return g.over
 }

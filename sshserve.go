@@ -9,9 +9,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
-	"strconv"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -20,8 +23,12 @@ import (
 // An sshServer serves SSH connections under one policy.
 type sshServer struct {
 	policy sshPolicy
+	small  bool // little memory
 
 	mu      sync.Mutex
+	gate    *gate                   // guarded by mu
+	refused int                     // guarded by mu: not yet told of
+	toldAt  time.Time               // guarded by mu: when it was last told of them
 	conns   map[*sshConnection]bool // guarded by mu
 	lastID  int                     // guarded by mu
 	closing bool                    // guarded by mu
@@ -29,36 +36,53 @@ type sshServer struct {
 }
 
 func newSSHServer(p sshPolicy) *sshServer {
-	if p.config == nil {
-		p.config = defaultServerConfig
-	}
-	if p.account == nil {
-		p.account = loginAccount
-	}
-	return &sshServer{policy: p, conns: map[*sshConnection]bool{}}
+	bequeathNothing()
+	return &sshServer{policy: p.withDefaults(), small: smallMemory(), gate: newGate(time.Now()), conns: map[*sshConnection]bool{}}
 }
 
-var errSSHClosing = errors.New("the ssh server is stopping")
+var errSSHClosing = coded("closing", "the ssh server is stopping")
 
 // serve serves SSH on nc and closes it. linkKey is the key that the link has
 // proved, nil when none. It returns when the connection is over and all that it
 // started has ended or been hung up on: nil when the client left, otherwise
 // what ended it. session names the token that it came by, if any.
 func (s *sshServer) serve(ctx context.Context, nc net.Conn, linkKey ssh.PublicKey, session string) error {
-	now := time.Now()
-	meter := newSSHMeter(nc, now)
-	w := newSSHWire(meter)
-	defer w.wait()
-	defer w.Close()
+	return s.serveConn(ctx, nc, &sshConnection{linkKey: linkKey, token: session})
+}
+
+// servePort serves SSH on a TCP connection, with these host keys. Who is turned
+// away reads as much as sshd tells.
+func (s *sshServer) servePort(ctx context.Context, nc net.Conn, hostKeys []ssh.Signer) {
+	c := &sshConnection{hostKeys: hostKeys}
+	if err := s.serveConn(ctx, nc, c); err != nil && c.id != "" && c.login == nil {
+		s.policy.log("ssh %s: %v", nc.RemoteAddr(), err)
+	}
+}
+
+func (s *sshServer) serveConn(ctx context.Context, nc net.Conn, c *sshConnection) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	defer context.AfterFunc(ctx, func() { w.Close() })()
-	c := &sshConnection{ctx: ctx, end: end, srv: s, flood: w.flood, meter: meter, token: session, started: now}
-	if !s.add(c) {
-		return errSSHClosing
+	c.ctx, c.end, c.srv, c.started = ctx, end, s, time.Now()
+	c.from, c.wake = gateAddr(nc.RemoteAddr().String()), make(chan struct{}, 1)
+	c.meter = newSSHMeter(nc, c.started)
+	if err := s.add(c, rand.Float64()); err != nil {
+		s.tellRefused(c, err)
+		if r, ok := nc.(interface{ refuse(code string) }); ok {
+			r.refuse(codeOf(err))
+		} else if c.onPort() {
+			nc.SetWriteDeadline(c.started.Add(wireFlush))
+			io.WriteString(nc, "Not allowed at this time\r\n")
+		}
+		nc.Close()
+		return err
 	}
 	defer s.remove(c)
-	err := c.loginAndRun(w, linkKey)
+	w := newSSHWire(c.meter)
+	defer w.wait()
+	defer w.Close()
+	defer context.AfterFunc(ctx, func() { w.Close() })()
+	c.flood = w.flood
+	err := c.loginAndRun(w)
 	switch cause := context.Cause(ctx); {
 	case cause != nil:
 		return cause
@@ -70,8 +94,8 @@ func (s *sshServer) serve(ctx context.Context, nc net.Conn, linkKey ssh.PublicKe
 
 // loginAndRun serves the connection to its end. Its error is of the time
 // before the login: afterwards a client may leave as it likes.
-func (c *sshConnection) loginAndRun(w *sshWire, linkKey ssh.PublicKey) error {
-	sc, chans, reqs, err := c.handshake(w, linkKey)
+func (c *sshConnection) loginAndRun(w *sshWire) error {
+	sc, chans, reqs, err := c.handshake(w)
 	if err != nil {
 		return err
 	}
@@ -79,39 +103,63 @@ func (c *sshConnection) loginAndRun(w *sshWire, linkKey ssh.PublicKey) error {
 	if !ok {
 		return errors.New("authenticated by no method of ours")
 	}
-	c.conn = sc
+	c.conn = countedConn{sc, c}
+	c.data.Store(int64(time.Since(c.started)))
 	c.srv.mu.Lock()
 	c.login = login
 	c.srv.mu.Unlock()
 	w.flood.start()
 	c.logf("logged in from %s", sc.RemoteAddr())
+	c.auditLogin()
+	defer c.auditEnd()
+	c.recheck() // something may have changed before there was a login to ask about
+	if c.onPort() {
+		c.kexKey = sc.Conn.(ssh.AlgorithmsConnMetadata).Algorithms().HostKey
+		c.conn.SendRequest("hostkeys-00@openssh.com", false, hostKeyList(c.hostKeys))
+	}
+	ctx, stop := context.WithCancel(c.ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { c.watch(ctx) })
 	c.run(chans, reqs)
+	stop()
+	watching.Wait()
+	if cause := context.Cause(c.ctx); cause != nil {
+		c.logf("ended: %v", cause)
+	}
 	c.logf("logged out")
 	return nil
 }
 
 // handshake ends with the login, or with the connection's grace time.
-func (c *sshConnection) handshake(w *sshWire, linkKey ssh.PublicKey) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+func (c *sshConnection) handshake(w *sshWire) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
 	if grace := c.srv.policy.config().grace; grace > 0 {
 		defer time.AfterFunc(grace, func() { c.end(errSSHGrace) }).Stop()
 	}
-	return ssh.NewServerConn(w, c.srv.policy.sshServerConfig(linkKey))
+	policy := c.srv.policy
+	if c.onPort() {
+		policy.hostKey = c.hostKeys[0]
+	}
+	policy.onAuthFailure = c.authFailed
+	auth := &sshAuth{sshPolicy: &policy, ctx: c.ctx, end: c.end, linkKey: c.linkKey, from: c.from}
+	conf := auth.serverConfig()
+	for _, k := range c.hostKeys {
+		conf.AddHostKey(k)
+	}
+	conf.BannerCallback = c.banner
+	c.guardLogin(conf)
+	sc, chans, reqs, err := ssh.NewServerConn(w, conf)
+	if err != nil {
+		auth.finish(nil, err)
+		if auth.failed == 0 && auth.user != "" { // its keys led to nothing
+			c.auditFailed(auth.user, "publickey", err)
+		}
+		return nil, nil, nil, err
+	}
+	auth.finish(sc.Permissions, nil)
+	return sc, chans, reqs, nil
 }
 
 var errSSHGrace = errors.New("not logged in within the grace time")
-
-func (s *sshServer) add(c *sshConnection) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closing {
-		return false
-	}
-	s.lastID++
-	c.id = strconv.Itoa(s.lastID)
-	s.conns[c] = true
-	s.serving.Add(1)
-	return true
-}
 
 // list is the connections, the oldest first; those of user alone if that is
 // named.
@@ -119,10 +167,11 @@ func (s *sshServer) list(user string) (out []sshStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		st := sshStatus{ID: c.id, Session: c.token, Address: c.meter.RemoteAddr().String(), Started: c.started,
+		st := sshStatus{ID: c.id, Session: c.token, Address: c.meter.RemoteAddr().String(), AuthAttempts: int(c.tries.Load()), Started: c.started,
 			LastActivity: time.Unix(0, c.meter.last.Load()), Channels: c.channels, In: c.meter.in.Load(), Out: c.meter.out.Load()}
 		if c.login != nil {
 			st.User, st.Device, st.Authenticated = c.login.user, c.login.device, true
+			st.LastActivity = c.dataAt().Round(0)
 		}
 		if user == "" || st.User == user {
 			out = append(out, st)
@@ -137,15 +186,25 @@ var errSSHKilled = errors.New("ended by the owner")
 // kill ends the connections that match, by id, login ("" before there is one)
 // and the public id of the token that they came by, and says how many.
 func (s *sshServer) kill(match func(id, user, token string) bool) (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
+	return s.endWhere(func(c *sshConnection) error {
 		user := ""
 		if c.login != nil {
 			user = c.login.user
 		}
-		if match(c.id, user, c.token) {
-			c.end(errSSHKilled)
+		if !match(c.id, user, c.token) {
+			return nil
+		}
+		return errSSHKilled
+	})
+}
+
+// endWhere ends the connections for which there is a reason, and says how many.
+func (s *sshServer) endWhere(why func(*sshConnection) error) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if err := why(c); err != nil {
+			c.end(err)
 			n++
 		}
 	}
@@ -159,8 +218,9 @@ func (s *sshServer) remove(c *sshConnection) {
 	s.serving.Done()
 }
 
-// recheck ends the connections whose key may not log in any more, with all
-// that they run. To be called when the trust log has changed.
+// recheck ends the connections whose login would not be let in any more, with
+// all that they run. To be called when the trust log or the settings have
+// changed; the users' authorized_keys are read again.
 func (s *sshServer) recheck() {
 	s.mu.Lock()
 	var conns []*sshConnection
@@ -171,10 +231,14 @@ func (s *sshServer) recheck() {
 	}
 	s.mu.Unlock()
 	for _, c := range conns {
-		if _, err := s.policy.authorize(c.login.key, c.login.user); err != nil {
-			c.logf("ended: %v", err)
-			c.end(err)
-		}
+		c.recheck()
+	}
+}
+
+// recheck ends the connection if its login would not be let in now.
+func (c *sshConnection) recheck() {
+	if err := c.srv.policy.judgeAgain(c.login); err != nil {
+		c.end(err)
 	}
 }
 
@@ -200,9 +264,10 @@ func (s *sshServer) closeAll(drain time.Duration) {
 	s.serving.Wait()
 }
 
-// maxChannels is per connection, sessions and forwards together. A channel
-// holds at most its window of 2 MiB unread, and the floodGuard bounds their
-// sum. OpenSSH allows 10 sessions and any number of forwards.
+// maxChannels is how many sessions a connection has; for forwards it is
+// maxForwards. A channel holds at most its window of 2 MiB unread, and the
+// floodGuard bounds their sum. OpenSSH allows 10 sessions and any number of
+// forwards.
 const maxChannels = 64
 
 // An sshConnection is one connection. Once it is logged in it knows channels
@@ -213,24 +278,41 @@ type sshConnection struct {
 	srv     *sshServer
 	flood   *floodGuard // nil where the transport bounds channels itself
 	id      string
-	token   string // public id of the one that it came by
 	started time.Time
+	from    netip.Addr // zero where it is not known
 	meter   *sshMeter
 	conn    ssh.Conn
 	login   *sshLogin // nil until logged in; set under srv.mu
+	place   string    // login that it counts for, "" none; guarded by srv.mu
+	out     bool      // ends to make room; guarded by srv.mu
 
-	netChild netChild // dials for another user
+	linkKey  ssh.PublicKey // that the link has proved
+	token    string        // public id of the one that it came by
+	hostKeys []ssh.Signer  // of the TCP port; none on a link
+	kexKey   string        // algorithm by which one of them was shown
+
+	tries atomic.Int32  // logins tried, but for "none"
+	data  atomic.Int64  // when something last passed a channel: nanoseconds since started
+	wake  chan struct{} // the settings have changed
+
+	netChild  netChild // acts for another user
+	listeners sshListeners
 
 	channels int  // open or being opened; guarded by srv.mu
+	forwards int  // those of them that are no sessions; guarded by srv.mu
 	noMore   bool // the client wants no further session; guarded by srv.mu
 	work     sync.WaitGroup
 }
+
+func (c *sshConnection) onPort() bool { return c.hostKeys != nil }
 
 // run serves channels and requests until the connection ends. Both must be
 // drained at all times: the library handles packets on one goroutine, which
 // waits for us. It hands them over on two Go channels and loses their order:
 // what was opened before a request is already there when the request is.
 func (c *sshConnection) run(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
+	globals := make(chan *ssh.Request, maxGlobals)
+	c.work.Go(func() { c.answerGlobals(globals) })
 	for chans != nil || reqs != nil {
 		select {
 		case nc, ok := <-chans:
@@ -250,8 +332,11 @@ func (c *sshConnection) run(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Reques
 				}
 			}
 			c.global(req)
+			globals <- req
 		}
 	}
+	close(globals)
+	c.stopListeners()
 	c.work.Wait()
 	c.netChild.stop()
 }
@@ -259,11 +344,15 @@ func (c *sshConnection) run(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Reques
 func (c *sshConnection) channel(nc ssh.NewChannel) {
 	if reason, text := c.admit(nc.ChannelType()); text != "" {
 		c.logf("channel %.40q refused: %s", nc.ChannelType(), text)
+		if reason == ssh.Prohibited && nc.ChannelType() != "session" {
+			c.auditForward(nc.ChannelType(), "", errors.New(text))
+		}
 		nc.Reject(reason, text)
 		return
 	}
+	nc = watchedNewChannel{nc, c}
 	c.work.Go(func() {
-		defer c.release()
+		defer c.release(nc.ChannelType())
 		if nc.ChannelType() == "session" {
 			c.session(nc)
 		} else {
@@ -272,44 +361,60 @@ func (c *sshConnection) channel(nc ssh.NewChannel) {
 	})
 }
 
-// admit counts a channel in, or says why not.
+// admit counts a channel of the client's in, or says why not.
 func (c *sshConnection) admit(kind string) (ssh.RejectionReason, string) {
+	switch kind {
+	case "session":
+	case directTCP, directUnix:
+		if err := c.mayForward(kind); err != nil {
+			return ssh.Prohibited, err.Error()
+		}
+	default:
+		return ssh.UnknownChannelType, "this server has no such channels"
+	}
+	return c.count(kind)
+}
+
+// count counts a channel in, the client's or ours, or says why not.
+func (c *sshConnection) count(kind string) (ssh.RejectionReason, string) {
 	c.srv.mu.Lock()
 	defer c.srv.mu.Unlock()
 	switch {
-	case kind != "session" && kind != "direct-tcpip":
-		return ssh.UnknownChannelType, "this server has no such channels"
-	case kind == "direct-tcpip" && !c.login.may("forward"):
-		return ssh.Prohibited, notGranted("forward").Error()
-	case c.srv.closing:
+	case c.srv.closing, c.ctx.Err() != nil:
 		return ssh.ResourceShortage, errSSHClosing.Error()
 	case kind == "session" && c.noMore:
 		return ssh.Prohibited, "you wanted no more sessions"
-	case c.channels >= maxChannels:
+	case kind == "session" && c.channels-c.forwards >= maxChannels:
 		return ssh.ResourceShortage, fmt.Sprintf("more than %d channels", maxChannels)
+	case kind != "session" && c.forwards >= maxForwards:
+		return ssh.ResourceShortage, fmt.Sprintf("more than %d forwarded connections", maxForwards)
 	}
 	c.channels++
+	if kind != "session" {
+		c.forwards++
+	}
 	return 0, ""
 }
 
-func (c *sshConnection) release() {
+func (c *sshConnection) release(kind string) {
 	c.srv.mu.Lock()
 	defer c.srv.mu.Unlock()
 	c.channels--
+	if kind != "session" {
+		c.forwards--
+	}
 	if c.channels == 0 && c.srv.closing {
 		c.end(errSSHClosing)
 	}
 }
 
-// global answers global requests. A keepalive wants any answer, and sshd gives
-// it this one; remote forwarding is refused by it too.
+// global obeys what holds for the channels after it; answerGlobals answers all.
 func (c *sshConnection) global(req *ssh.Request) {
 	if req.Type == "no-more-sessions@openssh.com" {
 		c.srv.mu.Lock()
 		c.noMore = true
 		c.srv.mu.Unlock()
 	}
-	reply(req, false)
 }
 
 func (c *sshConnection) logf(format string, args ...any) {

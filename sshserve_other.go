@@ -23,6 +23,12 @@ func (*sshServer) serve(_ context.Context, nc net.Conn, _ ssh.PublicKey, _ strin
 	return errors.Join(errNoSSHServer, nc.Close())
 }
 
+func (*sshServer) servePort(_ context.Context, nc net.Conn, _ []ssh.Signer) { nc.Close() }
+
+func (*sshServer) ban(string, time.Duration) (int, error)         { return 0, errNoSSHServer }
+func (*sshServer) unban(string) error                             { return errNoSSHServer }
+func (*sshServer) bans() []sshBan                                 { return nil }
+func (*sshServer) reloaded()                                      {}
 func (*sshServer) recheck()                                       {}
 func (*sshServer) closeAll(time.Duration)                         {}
 func (*sshServer) list(string) []sshStatus                        { return nil }

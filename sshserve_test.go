@@ -61,7 +61,10 @@ func startSSHD(t *testing.T, change func(*sshdTest, *sshPolicy)) *sshdTest {
 	d.acct = own
 	d.acct.shell, d.acct.home = "/bin/sh", d.dir
 	p := sshPolicy{hostKey: sshdSigner(t, d.host), log: d.logf}
-	p.account = func(string) (osAccount, error) { return d.acct, nil }
+	p.account = func(string) (a osAccount, err error) {
+		d.setAccount(func(acct *osAccount) { a = *acct })
+		return a, nil
+	}
 	p.authorize = d.authorize(sshdAllCaps)
 	if change != nil {
 		change(d, &p)
@@ -99,6 +102,13 @@ func (d *sshdTest) accept(ln net.Listener) {
 			d.mu.Unlock()
 		})
 	}
+}
+
+// setAccount changes what is logged in to from now on.
+func (d *sshdTest) setAccount(change func(*osAccount)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	change(&d.acct)
 }
 
 // authorize lets in the one key, as anyone.

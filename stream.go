@@ -69,6 +69,7 @@ func readStreamHead(r io.Reader) (h streamHead, err error) {
 var linkCodes = []string{
 	"", "denied", "key-mismatch", "unknown-device", "revoked", "expired", "role", "user", "host-key",
 	"token-unknown", "token-expired", "token-revoked", "token-busy", "device-busy", "stream-kind", "closing", "replaced", "held-out",
+	"address",
 }
 
 // linkCodeTexts say each code to a person.
@@ -87,6 +88,7 @@ var linkCodeTexts = map[string]string{
 	"stream-kind":    "the device does not know this kind of stream",
 	"closing":        "the other end has closed the link",
 	"replaced":       "the device's process has been replaced by a new one",
+	"address":        "the device lets nobody in from this address now",
 	"held-out":       "the link was without a path for too long",
 }
 
@@ -160,7 +162,10 @@ func (c *linkStream) Close() error {
 	return err
 }
 
-// refuse ends a stream that asked for what it may not have.
+// refuse ends a stream that is not taken.
+func (c *linkStream) refuse(code string) { refuseStream(c.Stream, code) }
+
+// refuseStream ends a stream that asked for what it may not have.
 func refuseStream(s *quic.Stream, code string) {
 	s.CancelRead(quic.StreamErrorCode(linkCode(code)))
 	s.CancelWrite(quic.StreamErrorCode(linkCode(code)))
@@ -187,8 +192,9 @@ const (
 	// tokenWait is how long an unknown token from an authorised key waits
 	// for the ring that brings it, and one in use for a place.
 	tokenWait = 2 * time.Second
-	// tokenTTL is how long new connections may come by a token.
-	tokenTTL = 24 * time.Hour
+	// tokenTTL is how long new connections may come by a token, where nothing
+	// else is said.
+	tokenTTL = sessionTTL
 )
 
 // A sessionEntry is one token's state.
@@ -205,6 +211,7 @@ type sessionTable struct {
 	start time.Time     // monotonic zero of the lifetimes
 	uses  atomic.Uint64 // how often a connection has begun or ended
 	used  func()        // called after each; set before the first
+	life  atomic.Int64  // of tokens made from now on, in nanoseconds; 0 has no end
 
 	mu      sync.Mutex
 	entries map[sessionToken]*sessionEntry // guarded by mu
@@ -213,22 +220,28 @@ type sessionTable struct {
 }
 
 func newSessionTable(now time.Time) *sessionTable {
-	return &sessionTable{start: now, used: func() {}, entries: map[sessionToken]*sessionEntry{}, changed: make(chan struct{})}
+	t := &sessionTable{start: now, used: func() {}, entries: map[sessionToken]*sessionEntry{}, changed: make(chan struct{})}
+	t.life.Store(int64(tokenTTL))
+	return t
 }
 
 // publicID is the token's id as people read it.
 func (t sessionToken) publicID() string { return t.id().String() }
 
 // add makes a token known; a token that is known already stays as it is. ttl
-// may only shorten its life; 0 means that it does not.
+// may only shorten its life; 0 means that it does not. Nothing overflows: a
+// process does not live for a hundred years.
 func (t *sessionTable) add(now time.Time, token sessionToken, owner ed25519.PublicKey, ttl time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.entries[token] != nil {
 		return
 	}
-	if ttl <= 0 || ttl > tokenTTL {
-		ttl = tokenTTL
+	if life := time.Duration(t.life.Load()); ttl <= 0 || life > 0 && ttl > life {
+		ttl = life
+	}
+	if ttl <= 0 {
+		ttl = maxSeconds * time.Second
 	}
 	if len(t.entries) >= maxTokens {
 		t.makeRoomLocked()
@@ -255,7 +268,7 @@ func (t *sessionTable) makeRoomLocked() {
 func (t *sessionTable) make(now time.Time, owner ed25519.PublicKey) sessionToken {
 	var token sessionToken
 	rand.Read(token[:])
-	t.add(now, token, owner, tokenTTL)
+	t.add(now, token, owner, 0)
 	return token
 }
 

@@ -229,7 +229,11 @@ func (m *testMachine) run(hold time.Duration) (stop func(), log *testLog) {
 	m.w.t.Helper()
 	log = &testLog{}
 	stop = testRun(m.w.t, m.name, func(ctx context.Context) error {
-		return runDevice(ctx, deviceConfig{dir: m.dir, listen: "127.0.0.1:0", hold: hold, drain: time.Second, logf: log.logf})
+		settings := &liveConfig{source: configSource{dir: m.dir, getenv: func(string) string { return "" }, hold: hold}}
+		if _, err := settings.reload(); err != nil {
+			return err
+		}
+		return runDevice(ctx, deviceConfig{dir: m.dir, listen: "127.0.0.1:0", settings: settings, drain: time.Second, logf: log.logf})
 	})
 	m.w.await(m)
 	return stop, log

@@ -1,0 +1,411 @@
+package main
+
+// This file finds the settings of a device: flags go before the environment,
+// that before the file, and that before the defaults. Whatever is wrong is an
+// error with its place and with what is allowed there, all of them at once.
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// maxConfigFile is the most that is read, in bytes.
+const maxConfigFile = 1 << 20
+
+// systemConfig is read where the state directory has no file.
+const systemConfig = "/etc/sessio/server.yaml"
+
+// A configSource is where settings come from. It is kept, for a reload.
+type configSource struct {
+	dir    string // the state directory
+	file   string // named by a flag; "" looks for one
+	getenv func(string) string
+	flags  []configFlag
+	hold   time.Duration // of -hold, which may be below a second; 0 none
+}
+
+// A configFlag is a value given by a flag.
+type configFlag struct{ flag, key, value string }
+
+// A loadedConfig is settings and where each came from.
+type loadedConfig struct {
+	*serverConfig
+	file     string            // "" none
+	from     map[string]string // by key; none: the default
+	warnings []string
+}
+
+// load reads everything anew. The error joins all that is wrong.
+func (s configSource) load() (l loadedConfig, err error) {
+	l = loadedConfig{serverConfig: defaultServerConfig(), from: map[string]string{}}
+	var errs configErrors
+	if l.file, err = s.find(); err != nil {
+		return l, err
+	}
+	if l.file != "" {
+		if err := l.readFile(&errs); err != nil {
+			return l, err
+		}
+	}
+	for _, key := range configKeys {
+		for _, prefix := range []string{"SESSIO_", "BSSH_"} {
+			if v := s.getenv(prefix + key.env); key.env != "" && v != "" {
+				l.setText(&errs, key, prefix+key.env, v)
+				break
+			}
+		}
+	}
+	for _, f := range s.flags {
+		if key, err := findConfigKey(f.key); err != nil {
+			errs.add(f.flag, 0, err)
+		} else {
+			l.setText(&errs, key, f.flag, f.value)
+		}
+	}
+	if s.hold > 0 {
+		l.hold, l.from["hold"] = s.hold, "-hold"
+	}
+	if len(errs) == 0 {
+		l.check(&errs)
+	}
+	return l, errors.Join(errs...)
+}
+
+// find is the file: the one named, which must be there, else the first of the
+// two places that exists.
+func (s configSource) find() (string, error) {
+	if s.file != "" {
+		return s.file, nil
+	}
+	for _, file := range []string{filepath.Join(s.dir, "sessio.yaml"), systemConfig} {
+		if _, err := os.Stat(file); err == nil {
+			return file, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("configuration: %w", err)
+		}
+	}
+	return "", nil
+}
+
+// A liveConfig is the settings in force. It is safe for concurrent use.
+type liveConfig struct {
+	source  configSource
+	current atomic.Pointer[serverConfig]
+}
+
+// get is what holds now.
+func (c *liveConfig) get() *serverConfig { return c.current.Load() }
+
+// reload loads the settings and puts them in force, and lists what is doubtful
+// in them. After an error those before hold on.
+func (c *liveConfig) reload() (warnings []string, err error) {
+	l, err := c.source.load()
+	if err == nil {
+		c.current.Store(l.serverConfig)
+	}
+	return l.warnings, err
+}
+
+// A lineError is wrong at a line of its own.
+type lineError struct {
+	line int
+	err  error
+}
+
+func (e *lineError) Error() string { return fmt.Sprintf("line %d: %v", e.line, e.err) }
+
+// atLine is err at a line of the file.
+func atLine(line int, err error) error {
+	if err == nil || line == 0 {
+		return err
+	}
+	return &lineError{line, err}
+}
+
+// configErrors gathers what is wrong.
+type configErrors []error
+
+// add adds err, or what it joins, each with its own line if it has one.
+func (e *configErrors) add(place string, line int, err error) {
+	switch err := err.(type) {
+	case nil:
+	case *lineError:
+		e.add(place, err.line, err.err)
+	case interface{ Unwrap() []error }:
+		for _, one := range err.Unwrap() {
+			e.add(place, line, one)
+		}
+	default:
+		if line > 0 {
+			place = fmt.Sprintf("%s:%d", place, line)
+		}
+		*e = append(*e, fmt.Errorf("%s: %w", place, err))
+	}
+}
+
+// readFile sets what the file says.
+func (l *loadedConfig) readFile(errs *configErrors) error {
+	root, err := l.readYAML(l.file, errs)
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	l.walk(errs, "", root)
+	return nil
+}
+
+// readYAML reads a file of settings; what is wrong in it goes to errs.
+func (l *loadedConfig) readYAML(file string, errs *configErrors) (yamlNode, error) {
+	st, err := os.Stat(file)
+	if err != nil {
+		return yamlNode{}, err
+	}
+	if st.Size() > maxConfigFile || !st.Mode().IsRegular() {
+		return yamlNode{}, fmt.Errorf("%s: not a file of at most %d bytes", file, maxConfigFile)
+	}
+	if st.Mode().Perm()&0o044 != 0 && runtime.GOOS != "windows" {
+		l.warnings = append(l.warnings, fmt.Sprintf("%s: others can read it: chmod 600", file))
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return yamlNode{}, err
+	}
+	root, wrong := parseYAML(b)
+	for _, err := range wrong {
+		errs.add(file, 0, err)
+	}
+	if len(wrong) > 0 {
+		return yamlNode{}, nil
+	}
+	if root.kind != yamlMap && root.kind != yamlNull {
+		errs.add(file, root.line, fmt.Errorf("%s, not a mapping of keys to values", root))
+		return yamlNode{}, nil
+	}
+	return root, nil
+}
+
+// walk sets the keys below prefix.
+func (l *loadedConfig) walk(errs *configErrors, prefix string, n yamlNode) {
+	for _, p := range n.pairs {
+		name := prefix + p.key
+		key, err := findConfigKey(name)
+		switch {
+		case err == nil:
+			if err := key.set(l.serverConfig, p.value); err != nil {
+				errs.add(l.file, p.line, within(name, err))
+			}
+			l.from[name] = fmt.Sprintf("%s:%d", l.file, p.line)
+		case !isConfigSection(name):
+			errs.add(l.file, p.line, err)
+		case p.value.kind == yamlMap:
+			l.walk(errs, name+".", p.value)
+		case p.value.kind != yamlNull:
+			errs.add(l.file, p.line, fmt.Errorf("%s is not a mapping of keys to values", name))
+		}
+	}
+}
+
+// within says of which key err is; what has a line of its own keeps it.
+func within(name string, err error) error {
+	switch err := err.(type) {
+	case *lineError:
+		return &lineError{err.line, within(name, err.err)}
+	case interface{ Unwrap() []error }:
+		var all []error
+		for _, one := range err.Unwrap() {
+			all = append(all, within(name, one))
+		}
+		return errors.Join(all...)
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// isConfigSection reports whether keys stand below name.
+func isConfigSection(name string) bool {
+	return slices.ContainsFunc(configKeys, func(k configKey) bool { return strings.HasPrefix(k.name, name+".") })
+}
+
+// findConfigKey finds a key, or says what is near.
+func findConfigKey(name string) (configKey, error) {
+	at := slices.IndexFunc(configKeys, func(k configKey) bool { return k.name == name })
+	if at >= 0 {
+		return configKeys[at], nil
+	}
+	var names, siblings []string
+	section := name[:strings.LastIndex(name, ".")+1]
+	for _, k := range configKeys {
+		names = append(names, k.name)
+		if rest, ok := strings.CutPrefix(k.name, section); ok {
+			first, _, _ := strings.Cut(rest, ".")
+			siblings = append(siblings, first)
+		}
+	}
+	err := fmt.Errorf("unknown key %s", name)
+	if near := nearest(name, names); len(near) > 0 {
+		return configKey{}, fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))
+	}
+	if siblings = slices.Compact(siblings); section != "" && len(siblings) > 0 {
+		return configKey{}, fmt.Errorf("%w; in %s there are: %s", err, strings.TrimSuffix(section, "."), strings.Join(siblings, ", "))
+	}
+	return configKey{}, err
+}
+
+// setText sets a key to what the environment or a flag says.
+func (l *loadedConfig) setText(errs *configErrors, key configKey, place, text string) {
+	n, err := key.kind.node(text)
+	if err == nil {
+		err = key.set(l.serverConfig, n)
+	}
+	if err != nil {
+		errs.add(place, 0, within(key.name, unlined(err)))
+	}
+	l.from[key.name] = place
+}
+
+// unlined is err without lines, of which a flag has none.
+func unlined(err error) error {
+	switch err := err.(type) {
+	case *lineError:
+		return unlined(err.err)
+	case interface{ Unwrap() []error }:
+		var all []error
+		for _, one := range err.Unwrap() {
+			all = append(all, unlined(one))
+		}
+		return errors.Join(all...)
+	}
+	return err
+}
+
+// node reads text as the kind wants it.
+func (k configKind) node(text string) (yamlNode, error) {
+	switch {
+	case k == configPlain:
+		return yamlNode{kind: yamlScalar, text: strings.TrimSpace(text)}, nil
+	case k == configText:
+		return yamlNode{kind: yamlScalar, text: text, quoted: true}, nil
+	case k == configList && !strings.HasPrefix(strings.TrimSpace(text), "["):
+		n := yamlNode{kind: yamlList}
+		for part := range strings.SplitSeq(text, ",") {
+			if part = strings.TrimSpace(part); part != "" {
+				n.list = append(n.list, yamlNode{kind: yamlScalar, text: part, quoted: true})
+			}
+		}
+		return n, nil
+	}
+	n, wrong := parseYAML([]byte(text))
+	return n, errors.Join(wrong...)
+}
+
+// check judges the settings as a whole, and what they point to.
+func (l *loadedConfig) check(errs *configErrors) {
+	place := func(key string) string {
+		if at := l.from[key]; at != "" {
+			return at
+		}
+		return key
+	}
+	fail := func(key string, err error) {
+		if err != nil {
+			errs.add(place(key), 0, within(key, err))
+		}
+	}
+	if l.keysDir != "" && l.keysPattern != "" {
+		fail("auth.publickey.authorized_keys_pattern", errors.New("authorized_keys_dir is set as well: only one of them can be"))
+	}
+	if l.usersFile != "" {
+		l.readUsersFile(errs, fail)
+	}
+	if slices.Contains(l.methods, "password") && len(l.users) == 0 {
+		l.warn("auth.methods: password is on, and auth.password has no users")
+	}
+	if len(l.users) > 0 && !slices.Contains(l.methods, "password") {
+		l.warn("auth.password has users, and auth.methods has no password")
+	}
+	for _, u := range l.users {
+		fail("auth.password.users", checkUser(u))
+	}
+	if l.shell != "" {
+		fail("shell.default", checkExecutable(l.shell))
+	}
+	if _, err := loadHostKeys(l.hostKeys); err != nil {
+		fail("server.host_keys", err)
+	}
+	if l.auditEnabled && len(l.exporters) == 0 {
+		l.warn("audit.enabled is true, and audit.exporters has none")
+	}
+	if l.allowedCommands != nil && l.keysDir == "" && l.keysPattern == "" {
+		l.warn("shell.allowed_commands: who may write to their own .sessio/authorized_keys.local can have any command by command= there: set auth.publickey.authorized_keys_dir")
+	}
+	if l.maxSessionsPerUser > l.maxConnections {
+		l.warn("security.max_sessions_per_user is more than server.max_connections")
+	}
+	if l.sessionTimeout > 0 && l.sessionTimeout < max(l.idlePort, l.idleLink) {
+		l.warn("security.session_timeout is less than security.idle_timeout, which has no effect then")
+	}
+}
+
+func (l *loadedConfig) warn(text string) { l.warnings = append(l.warnings, text) }
+
+// readUsersFile adds the users of auth.password.users_file.
+func (l *loadedConfig) readUsersFile(errs *configErrors, fail func(string, error)) {
+	const key = "auth.password.users_file"
+	before := len(*errs)
+	root, err := l.readYAML(l.usersFile, errs)
+	if err != nil {
+		fail(key, err)
+		return
+	}
+	for _, p := range root.pairs {
+		if p.key != "users" {
+			errs.add(l.usersFile, p.line, fmt.Errorf("unknown key %q; there is only: users", p.key))
+			continue
+		}
+		users, err := usersOf(p.value)
+		errs.add(l.usersFile, p.line, err)
+		for _, u := range users {
+			if slices.ContainsFunc(l.users, func(o configUser) bool { return o.name == u.name }) {
+				errs.add(l.usersFile, p.line, fmt.Errorf("user %q stands in the configuration as well", u.name))
+			}
+			l.users = append(l.users, u)
+		}
+	}
+	if len(*errs) == before && len(l.users) == 0 {
+		l.warn(l.usersFile + ": no users")
+	}
+}
+
+// checkUser: whom passwd does not know needs uid and gid where the server may
+// become anyone: nobody is to be root by accident.
+func checkUser(u configUser) error {
+	if u.shell != "" {
+		if err := checkExecutable(u.shell); err != nil {
+			return fmt.Errorf("user %q: %w", u.name, err)
+		}
+	}
+	if u.hasID || os.Geteuid() != 0 {
+		return nil
+	}
+	if _, err := findAccount(u.name); err != nil {
+		return fmt.Errorf("%w: give uid and gid", err)
+	}
+	return nil
+}
+
+func checkExecutable(file string) error {
+	st, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	if !st.Mode().IsRegular() || st.Mode().Perm()&0o111 == 0 {
+		return fmt.Errorf("%s is not executable", file)
+	}
+	return nil
+}

@@ -1,0 +1,5 @@
+package main
+
+import "golang.org/x/sys/unix"
+
+const keysDirOpen = unix.O_RDONLY
