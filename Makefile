@@ -9,7 +9,7 @@ STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK  = golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 # How long "make fuzz" spends on each target.
-FUZZTIME    ?= 1m
+FUZZTIME    ?= 45s
 
 .PHONY: screenshots build demo test slow check vet staticcheck modules layout cross size vuln fuzz mutants qemu judge lab lab-full clean
 
@@ -38,6 +38,8 @@ vet:
 	$(GO) build -tags router -o /dev/null .
 	$(GO) vet -C testdata/hub .
 	$(GO) vet -C testdata/pebble .
+	$(GO) vet -C testdata/otlp .
+	$(GO) vet -C testdata/yaml .
 
 # An address with a version leaves go.mod alone.
 staticcheck:
@@ -72,7 +74,7 @@ qemu: ## the demo's walkthrough on emulated mipsle and arm
 # With the scripts and the judge's quick tests: here the built program takes them.
 # A million datagrams of junk and 100 MB each way are among them: a minute.
 judge: build ## the program as built, with stock clients, kill -9 and /proc
-	testdata/tools.sh test
+	testdata/tools.sh judge
 	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -timeout 18m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
 
 screenshots: ## the pages as a browser shows them, wide and as a phone: dist/screenshots

@@ -37,7 +37,8 @@ func newJudge(t *testing.T, flags string) *judge {
 	t.Helper()
 	j := newJudgeAlone(t)
 	j.enrol("attic")
-	j.run("on attic\ntool -device -v " + flags + " &attic\nwait attic 'attic serves as'\non laptop")
+	// One user has many connections here: other limits than the user's are judged.
+	j.run("on attic\ntool -device -v -set security.max_sessions_per_user=100 " + flags + " &attic\nwait attic 'attic serves as'\non laptop")
 	j.run(`exec sh -c '"$0" ssh-config > config' $TOOL`)
 	return j
 }

@@ -6,7 +6,11 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net"
+	"net/netip"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -120,4 +124,57 @@ stdout '^lent still$'`)
 	}
 	j.run("type own 'exit 7'\nended own 7")
 	j.run("silent vps ' joins '")
+}
+
+// Half-open connections of one address hold up nobody else, and those of many
+// nobody who is trusted; when the grace time is over nothing of them is left.
+func TestSlowHalfOpen(t *testing.T) {
+	slow(t)
+	for _, many := range []bool{false, true} {
+		p := startPort(t, func(c *serverConfig) {
+			c.grace = 5 * time.Second
+			c.whitelist = []netip.Prefix{netip.MustParsePrefix("127.0.9.2/32")}
+		})
+		p.mustLogin("127.0.9.1").Close() // whatever is made once
+		sshdUntil(t, "quiet", func() bool { return p.here() == 0 })
+		before, goroutines := sshdCount(t).fds, runtime.NumGoroutine()
+		heap := portHeap()
+		began := time.Now()
+		var open []net.Conn
+		for i := range 564 {
+			from, good := "127.0.0.2", "127.0.9.1"
+			if many {
+				from, good = fmt.Sprintf("127.0.%d.%d", 1+i%4, 2+i/4), "127.0.9.2"
+			}
+			nc := p.dialFrom(from)
+			if open = append(open, nc); i >= 500 {
+				io.WriteString(nc, "SSH-2.0-half\r\n\x00\x00\x01\x00\x08\x14")
+			}
+			if i%141 == 140 {
+				at := time.Now()
+				cl, err := p.login(good, nil)
+				if took := time.Since(at); err != nil || took > 2*time.Second {
+					t.Fatalf("from %s beside %d: %v after %v", good, p.here(), err, took)
+				}
+				cl.Close()
+			}
+		}
+		t.Logf("%d of 564 are waiting after %v, the heap has grown by %d kB", p.here(), time.Since(began), (portHeap()-heap)>>10)
+		sshdUntil(t, "the end of the grace time", func() bool { return p.here() == 0 })
+		t.Logf("all are gone after %v", time.Since(began))
+		for _, nc := range open {
+			nc.Close()
+		}
+		sshdUntil(t, "descriptors and goroutines as before", func() bool {
+			return sshdCount(t).fds <= before && runtime.NumGoroutine() <= goroutines
+		})
+		t.Logf("the heap is larger by %d kB", (portHeap()-heap)>>10)
+	}
+}
+
+func portHeap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

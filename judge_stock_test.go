@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -155,6 +156,43 @@ wait ssh '^24 200'
 type ssh hello
 wait ssh '^got-hello'
 ended ssh 5`)
+}
+
+// TestJudgeStockHangup: ssh closes its helper's input and then sends it SIGHUP,
+// which may come at any moment of the end. The device learns of each end.
+func TestJudgeStockHangup(t *testing.T) {
+	t.Parallel()
+	j := newJudge(t, "")
+	for n := 1; n <= 10; n++ {
+		j.on = "laptop"
+		cmd := j.command(toolFile(), "proxy", "attic.sessio")
+		cmd.Stdin = nil
+		in, inErr := cmd.StdinPipe()
+		out, outErr := cmd.StdoutPipe()
+		if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
+			t.Fatal(err)
+		}
+		off := timeLimit(cmd)
+		if _, err := io.ReadFull(out, make([]byte, 8)); err != nil {
+			t.Fatal(err)
+		}
+		in.Close()
+		ended := make(chan struct{})
+		go func() { cmd.Wait(); close(ended) }()
+		for over := false; !over; {
+			select {
+			case <-ended:
+				over = true
+			case <-time.After(time.Millisecond):
+				cmd.Process.Signal(syscall.SIGHUP)
+			}
+		}
+		off()
+		if s := cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signaled() {
+			t.Errorf("proxy was ended by %v", s.Signal())
+		}
+		j.within(5*time.Second, "the end of the link", func() bool { return strings.Count(j.proc("attic").said(), "with laptop has ended") >= n })
+	}
 }
 
 func TestJudgeStockForward(t *testing.T) {

@@ -4,20 +4,22 @@
 set -euo pipefail
 
 # A tool and the package that brings it.
-test_tools="ssh:openssh-client ssh-keygen:openssh-client ssh-agent:openssh-client /usr/sbin/sshd:openssh-server dbclient:dropbear-bin
-plink:putty-tools /usr/lib/chromium/chromium:chromium git:git rsync:rsync python3:python3 cc:gcc ip:iproute2 ps:procps xz:xz-utils
+test_tools="ssh:openssh-client ssh-keygen:openssh-client ssh-agent:openssh-client /usr/sbin/sshd:openssh-server dbclient:dropbear-bin dropbearconvert:dropbear-bin
+plink:putty-tools puttygen:putty-tools /usr/lib/chromium/chromium:chromium git:git rsync:rsync python3:python3 cc:gcc ip:iproute2 ps:procps xz:xz-utils
 zbarimg:zbar-tools
 busybox:busybox-static dash:dash shellcheck:shellcheck curl:curl openssl:openssl unshare:util-linux systemd-analyze:systemd"
 lab_tools="ip:iproute2 nft:nftables conntrack:conntrack ping:iputils-ping ssh-keygen:openssh-client
 /usr/sbin/miniupnpd:miniupnpd-nftables"
+judge_tools="ssh-audit:ssh-audit ansible:ansible-core mosh-server:mosh"
 slow_tools="qemu-arm-static:qemu-user-static qemu-mipsel-static:qemu-user-static patch:patch"
 
 case ${1:-} in
 size) tools="xz:xz-utils" ;;
 lab) tools=$lab_tools ;;
 test) tools="$test_tools $lab_tools" ;;
-slow) tools="$test_tools $lab_tools $slow_tools" ;;
-*) echo "usage: tools.sh size|lab|test|slow" >&2; exit 2 ;;
+judge) tools="$test_tools $lab_tools $judge_tools" ;;
+slow) tools="$test_tools $lab_tools $judge_tools $slow_tools" ;;
+*) echo "usage: tools.sh size|lab|test|judge|slow" >&2; exit 2 ;;
 esac
 
 missing() {
@@ -25,6 +27,12 @@ missing() {
 		command -v "${t%%:*}" >/dev/null || echo "${t##*:}"
 	done | sort -u
 	[ "$1" = size ] || [ "$1" = lab ] || /usr/bin/python3 -c 'import cryptography' 2>/dev/null || echo python3-cryptography
+	case $1 in judge | slow)
+		for m in paramiko asyncssh; do
+			/usr/bin/python3 -W ignore -c "import $m" 2>/dev/null || echo "python3-$m"
+		done
+		;;
+	esac
 }
 
 packages=$(missing "$1")
