@@ -7,31 +7,32 @@ cd "$(dirname "$0")/.."
 testdata/cross.sh "$1" >/dev/null
 status=0
 
-# name; what is aimed at, with xz -9 too; what it may be now. - = only reported.
-# The aim is missed since the coordinator has a page: what may be is what is,
-# and a little, so that it does not grow unseen.
+# name; what is aimed at, with xz -9 too; what either may be now. - = only
+# reported. The aim is missed since the coordinator has a page and the device a
+# whole SSH server: what may be is what is, and a little, so that it does not
+# grow unseen.
 budgets="
-linux-amd64 10000000 3300000 10850000
-linux-arm64 9300000 2900000 10200000
-linux-armv5 9700000 3000000 10550000
-linux-armv6 9700000 3000000 10550000
-linux-armv7 9700000 3000000 10550000
-linux-riscv64 - - -
-linux-mips 11000000 2900000 11900000
-linux-mipsle 11000000 2900000 11900000
-router-linux-amd64 8500000 - 9500000
-router-linux-arm64 8000000 - 8900000
-router-linux-armv5 8200000 - 9200000
-router-linux-armv6 8200000 - 9200000
-router-linux-armv7 8200000 - 9200000
-router-linux-riscv64 - - -
-router-linux-mips 9200000 - 10500000
-router-linux-mipsle 9200000 - 10500000
+linux-amd64 10000000 3300000 11650000 3550000
+linux-arm64 9300000 2900000 10650000 3080000
+linux-armv5 9700000 3000000 11050000 3150000
+linux-armv6 9700000 3000000 11050000 3150000
+linux-armv7 9700000 3000000 11050000 3150000
+linux-riscv64 - - - -
+linux-mips 11000000 2900000 12800000 3000000
+linux-mipsle 11000000 2900000 12800000 3000000
+router-linux-amd64 8500000 - 10350000 -
+router-linux-arm64 8000000 - 9550000 -
+router-linux-armv5 8200000 - 9900000 -
+router-linux-armv6 8200000 - 9900000 -
+router-linux-armv7 8200000 - 9900000 -
+router-linux-riscv64 - - - -
+router-linux-mips 9200000 - 11400000 -
+router-linux-mipsle 9200000 - 11400000 -
 "
 over() { [ "$2" != - ] && [ "$1" -gt "$2" ]; }
 mb() { if [ "$1" = - ]; then echo -; else awk -v n="$1" 'BEGIN { printf "%.2f", n / 1e6 }'; fi; }
-printf '%-22s %8s %8s %8s %8s %8s   (MB of 10^6 bytes)\n' target size aim most xz aim
-while read -r name aim mostxz most; do
+printf '%-22s %8s %8s %8s %8s %8s %8s   (MB of 10^6 bytes)\n' target size aim most xz aim most
+while read -r name aim aimxz most mostxz; do
 	[ -n "$name" ] || continue
 	size=$(stat -c %s "dist/sessio-$name")
 	packed=$(xz -9 --stdout "dist/sessio-$name" | wc -c)
@@ -40,7 +41,7 @@ while read -r name aim mostxz most; do
 		verdict='  OVER'
 		status=1
 	fi
-	printf '%-22s %8s %8s %8s %8s %8s%s\n' "$name" "$(mb "$size")" "$(mb "$aim")" "$(mb "$most")" "$(mb "$packed")" "$(mb "$mostxz")" "$verdict"
+	printf '%-22s %8s %8s %8s %8s %8s %8s%s\n' "$name" "$(mb "$size")" "$(mb "$aim")" "$(mb "$most")" "$(mb "$packed")" "$(mb "$aimxz")" "$(mb "$mostxz")" "$verdict"
 done <<<"$budgets"
 
 # Looking up a method by name at run time keeps every method of every type in
