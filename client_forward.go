@@ -45,6 +45,8 @@ func forwardStartVerb() verb {
 					return startBehind(ctx, p)
 				}
 				home := &forwardHome{dir: path, behind: *behind}
+				ctx, stop := untilSignal(ctx) // before home has anything to leave behind
+				defer stop()
 				return home.run(p, func() error {
 					return withClient(ctx, p, dir, *verbose, func(ctx context.Context, c *client) error {
 						return cmdForward(ctx, c, p.stdio, args, home)
