@@ -97,12 +97,7 @@ func forwardListVerb() verb {
 				if !*asJSON {
 					return p.listForwards(list)
 				}
-				for _, s := range list {
-					if err := writeLine(p.out, s); err != nil {
-						return err
-					}
-				}
-				return nil
+				return writeLines(p.out, list)
 			}
 		}}
 }

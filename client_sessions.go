@@ -53,12 +53,7 @@ func sessionsListVerb() verb {
 			return sessionsRun(dir, func(operands) (lendRequest, error) { return lendRequest{Op: "sessions", User: *user}, nil },
 				func(p *program, a lendAnswer) error {
 					if *asJSON {
-						for _, s := range a.Sessions {
-							if err := writeLine(p.out, s); err != nil {
-								return err
-							}
-						}
-						return nil
+						return writeLines(p.out, a.Sessions)
 					}
 					return p.listSessions(a.Sessions)
 				})
@@ -165,12 +160,7 @@ func sessionsBansVerb() verb {
 			asJSON := f.Bool("json", false, "one JSON object a line")
 			return sessionsRun(dir, func(operands) (lendRequest, error) { return lendRequest{Op: "bans"}, nil }, func(p *program, a lendAnswer) error {
 				if *asJSON {
-					for _, b := range a.Bans {
-						if err := writeLine(p.out, b); err != nil {
-							return err
-						}
-					}
-					return nil
+					return writeLines(p.out, a.Bans)
 				}
 				return p.listBans(a)
 			})

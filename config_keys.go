@@ -266,17 +266,16 @@ func addrKey(name, env, help string, field func(*serverConfig) *netip.Addr) conf
 
 func prefixesKey(name, help string, field func(*serverConfig) *[]netip.Prefix) configKey {
 	return configKey{name, "", configList, help, func(c *serverConfig, n yamlNode) error {
-		texts, err := textsOf(n, func(s string) error { _, err := parsePrefix(s); return err })
-		if err != nil {
-			return err
-		}
 		var list []netip.Prefix
-		for _, s := range texts {
-			p, _ := parsePrefix(s)
+		_, err := textsOf(n, func(s string) error {
+			p, err := parsePrefix(s)
 			list = append(list, p)
+			return err
+		})
+		if err == nil {
+			*field(c) = list
 		}
-		*field(c) = list
-		return nil
+		return err
 	}, func(c *serverConfig) string {
 		var texts []string
 		for _, p := range *field(c) {

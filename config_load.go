@@ -5,6 +5,7 @@ package main
 // error with its place and with what is allowed there, all of them at once.
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -65,7 +66,7 @@ func (s configSource) load() (l loadedConfig, err error) {
 	}
 	for _, f := range s.flags {
 		if key, err := findConfigKey(f.key); err != nil {
-			errs.add(f.flag, 0, err)
+			errs.add(f.flag, 0, "", err)
 		} else {
 			l.setText(&errs, key, f.flag, f.value)
 		}
@@ -133,19 +134,26 @@ func atLine(line int, err error) error {
 // configErrors gathers what is wrong.
 type configErrors []error
 
-// add adds err, or what it joins, each with its own line if it has one.
-func (e *configErrors) add(place string, line int, err error) {
+// add adds err about a key ("" none), or what it joins: each at its own line of
+// place if it has one. Line 0 is a place without lines, a flag.
+func (e *configErrors) add(place string, line int, key string, err error) {
 	switch err := err.(type) {
 	case nil:
 	case *lineError:
-		e.add(place, err.line, err.err)
+		if line > 0 {
+			line = err.line
+		}
+		e.add(place, line, key, err.err)
 	case interface{ Unwrap() []error }:
 		for _, one := range err.Unwrap() {
-			e.add(place, line, one)
+			e.add(place, line, key, one)
 		}
 	default:
 		if line > 0 {
 			place = fmt.Sprintf("%s:%d", place, line)
+		}
+		if key != "" {
+			place += ": " + key
 		}
 		*e = append(*e, fmt.Errorf("%s: %w", place, err))
 	}
@@ -179,13 +187,13 @@ func (l *loadedConfig) readYAML(file string, errs *configErrors) (yamlNode, erro
 	}
 	root, wrong := parseYAML(b)
 	for _, err := range wrong {
-		errs.add(file, 0, err)
+		errs.add(file, 0, "", err)
 	}
 	if len(wrong) > 0 {
 		return yamlNode{}, nil
 	}
 	if root.kind != yamlMap && root.kind != yamlNull {
-		errs.add(file, root.line, fmt.Errorf("%s, not a mapping of keys to values", root))
+		errs.add(file, root.line, "", fmt.Errorf("%s, not a mapping of keys to values", root))
 		return yamlNode{}, nil
 	}
 	return root, nil
@@ -198,33 +206,16 @@ func (l *loadedConfig) walk(errs *configErrors, prefix string, n yamlNode) {
 		key, err := findConfigKey(name)
 		switch {
 		case err == nil:
-			if err := key.set(l.serverConfig, p.value); err != nil {
-				errs.add(l.file, p.line, within(name, err))
-			}
+			errs.add(l.file, p.line, name, key.set(l.serverConfig, p.value))
 			l.from[name] = fmt.Sprintf("%s:%d", l.file, p.line)
 		case !isConfigSection(name):
-			errs.add(l.file, p.line, err)
+			errs.add(l.file, p.line, "", err)
 		case p.value.kind == yamlMap:
 			l.walk(errs, name+".", p.value)
 		case p.value.kind != yamlNull:
-			errs.add(l.file, p.line, fmt.Errorf("%s is not a mapping of keys to values", name))
+			errs.add(l.file, p.line, "", fmt.Errorf("%s is not a mapping of keys to values", name))
 		}
 	}
-}
-
-// within says of which key err is; what has a line of its own keeps it.
-func within(name string, err error) error {
-	switch err := err.(type) {
-	case *lineError:
-		return &lineError{err.line, within(name, err.err)}
-	case interface{ Unwrap() []error }:
-		var all []error
-		for _, one := range err.Unwrap() {
-			all = append(all, within(name, one))
-		}
-		return errors.Join(all...)
-	}
-	return fmt.Errorf("%s: %w", name, err)
 }
 
 // isConfigSection reports whether keys stand below name.
@@ -263,25 +254,8 @@ func (l *loadedConfig) setText(errs *configErrors, key configKey, place, text st
 	if err == nil {
 		err = key.set(l.serverConfig, n)
 	}
-	if err != nil {
-		errs.add(place, 0, within(key.name, unlined(err)))
-	}
+	errs.add(place, 0, key.name, err)
 	l.from[key.name] = place
-}
-
-// unlined is err without lines, of which a flag has none.
-func unlined(err error) error {
-	switch err := err.(type) {
-	case *lineError:
-		return unlined(err.err)
-	case interface{ Unwrap() []error }:
-		var all []error
-		for _, one := range err.Unwrap() {
-			all = append(all, unlined(one))
-		}
-		return errors.Join(all...)
-	}
-	return err
 }
 
 // node reads text as the kind wants it.
@@ -306,17 +280,7 @@ func (k configKind) node(text string) (yamlNode, error) {
 
 // check judges the settings as a whole, and what they point to.
 func (l *loadedConfig) check(errs *configErrors) {
-	place := func(key string) string {
-		if at := l.from[key]; at != "" {
-			return at
-		}
-		return key
-	}
-	fail := func(key string, err error) {
-		if err != nil {
-			errs.add(place(key), 0, within(key, err))
-		}
-	}
+	fail := func(key string, err error) { errs.add(cmp.Or(l.from[key], key), 0, key, err) }
 	if l.keysDir != "" && l.keysPattern != "" {
 		fail("auth.publickey.authorized_keys_pattern", errors.New("authorized_keys_dir is set as well: only one of them can be"))
 	}
@@ -335,9 +299,8 @@ func (l *loadedConfig) check(errs *configErrors) {
 	if l.shell != "" {
 		fail("shell.default", checkExecutable(l.shell))
 	}
-	if _, err := loadHostKeys(l.hostKeys); err != nil {
-		fail("server.host_keys", err)
-	}
+	_, err := loadHostKeys(l.hostKeys)
+	fail("server.host_keys", err)
 	if l.auditEnabled && len(l.exporters) == 0 {
 		l.warn("audit.enabled is true, and audit.exporters has none")
 	}
@@ -365,14 +328,14 @@ func (l *loadedConfig) readUsersFile(errs *configErrors, fail func(string, error
 	}
 	for _, p := range root.pairs {
 		if p.key != "users" {
-			errs.add(l.usersFile, p.line, fmt.Errorf("unknown key %q; there is only: users", p.key))
+			errs.add(l.usersFile, p.line, "", fmt.Errorf("unknown key %q; there is only: users", p.key))
 			continue
 		}
 		users, err := usersOf(p.value)
-		errs.add(l.usersFile, p.line, err)
+		errs.add(l.usersFile, p.line, "", err)
 		for _, u := range users {
 			if slices.ContainsFunc(l.users, func(o configUser) bool { return o.name == u.name }) {
-				errs.add(l.usersFile, p.line, fmt.Errorf("user %q stands in the configuration as well", u.name))
+				errs.add(l.usersFile, p.line, "", fmt.Errorf("user %q stands in the configuration as well", u.name))
 			}
 			l.users = append(l.users, u)
 		}
@@ -401,11 +364,8 @@ func checkUser(u configUser) error {
 
 func checkExecutable(file string) error {
 	st, err := os.Stat(file)
-	if err != nil {
-		return err
+	if err == nil && !isExecutable(st) {
+		err = fmt.Errorf("%s is not executable", file)
 	}
-	if !st.Mode().IsRegular() || st.Mode().Perm()&0o111 == 0 {
-		return fmt.Errorf("%s is not executable", file)
-	}
-	return nil
+	return err
 }

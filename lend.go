@@ -229,6 +229,16 @@ func (l *lender) sessions(r lendRequest) (a lendAnswer, err error) {
 	return a, err
 }
 
+// writeLines writes each as a JSON object in a line.
+func writeLines[T any](w io.Writer, list []T) error {
+	for _, v := range list {
+		if err := writeLine(w, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func writeLine(w io.Writer, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {

@@ -7,6 +7,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -57,11 +58,13 @@ func loginAccount(user string, c *serverConfig) (osAccount, error) {
 	if err != nil {
 		return osAccount{}, coded("user", "user %q: shell: %w", user, err)
 	}
-	if !st.Mode().IsRegular() || st.Mode().Perm()&0o111 == 0 {
+	if !isExecutable(st) {
 		return osAccount{}, coded("user", "user %q: shell %s is not executable", user, acct.shell)
 	}
 	return acct, nil
 }
+
+func isExecutable(st fs.FileInfo) bool { return st.Mode().IsRegular() && st.Mode().Perm()&0o111 != 0 }
 
 // accountToBecome: root may become anyone, everybody else only themselves. Who
 // is not in passwd is who the entry says, and never root by accident.

@@ -65,7 +65,7 @@ func allowedProgram(acct osAccount, command *string, allowed []string, pathList 
 	}
 	for dir := range strings.SplitSeq(pathList, ":") {
 		p.file = filepath.Join(dir, p.argv[0])
-		if st, err := os.Stat(p.file); err == nil && filepath.IsAbs(dir) && st.Mode().IsRegular() && st.Mode().Perm()&0o111 != 0 {
+		if st, err := os.Stat(p.file); err == nil && filepath.IsAbs(dir) && isExecutable(st) {
 			return p, nil
 		}
 	}

@@ -159,20 +159,20 @@ func (w watchedChannel) Write(b []byte) (int, error) {
 	return n, err
 }
 
-func (w watchedChannel) Stderr() io.ReadWriter { return countedStderr{w.Channel.Stderr(), w.c} }
+func (w watchedChannel) Stderr() io.ReadWriter { return watchedStderr{w.Channel.Stderr(), w.c} }
 
-type countedStderr struct {
+type watchedStderr struct {
 	io.ReadWriter
 	c *sshConnection
 }
 
-func (w countedStderr) Read(b []byte) (int, error) {
+func (w watchedStderr) Read(b []byte) (int, error) {
 	n, err := w.ReadWriter.Read(b)
 	w.c.passed(n)
 	return n, err
 }
 
-func (w countedStderr) Write(b []byte) (int, error) {
+func (w watchedStderr) Write(b []byte) (int, error) {
 	n, err := w.ReadWriter.Write(b)
 	w.c.passed(n)
 	return n, err
