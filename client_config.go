@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -101,11 +103,16 @@ func (c *configFlags) source(dir string) configSource {
 }
 
 func checkConfigVerb() verb {
-	return verb{name: "check-config", usage: "[-config F | -c F] [-p PORT] [-b ADDR] [-set KEY=VALUE]…", summary: "the settings that -device would have, and where each comes from", bare: true, setup: func(f *flag.FlagSet) verbRun {
+	return verb{name: "check-config", usage: "[-config F | -c F] [-p PORT] [-b ADDR] [-set KEY=VALUE]… [-explain OP USER PATH]", summary: "the settings that -device would have, and where each comes from; or what the filter says of a path", setup: func(f *flag.FlagSet) verbRun {
 		dir := dirFlag(f)
 		var flags configFlags
 		flags.declare(f)
-		return func(_ context.Context, p *program, _ operands) error {
+		explain := f.String("explain", "", "say what the filter decides about `OP`, as upload, by USER on PATH, as clients see it, and why")
+		return func(_ context.Context, p *program, o operands) error {
+			ask, err := explainAsk(*explain, o)
+			if err != nil {
+				return err
+			}
 			path, err := dir.path()
 			if err != nil {
 				return err
@@ -116,6 +123,9 @@ func checkConfigVerb() verb {
 			}
 			for _, w := range l.warnings {
 				fmt.Fprintf(p.err, "warning: %s\n", printable(w))
+			}
+			if *explain != "" {
+				return p.explainFilter(l, ask)
 			}
 			return p.showConfig(l)
 		}
@@ -147,4 +157,52 @@ func (p *program) showConfig(l loadedConfig) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", key.name, printable(value), printable(from))
 	}
 	return w.Flush()
+}
+
+// explainAsk is what -explain OP USER PATH asks; without it there is no word.
+func explainAsk(op string, o operands) (a filterAsk, err error) {
+	words := o.all()
+	switch {
+	case op == "":
+		return a, o.none()
+	case !slices.Contains(filterOps, op):
+		return a, usageError("%q is no operation; there are: %s", op, strings.Join(filterOps, ", "))
+	case len(words) != 2:
+		return a, usageError("-explain takes OP USER PATH")
+	case !path.IsAbs(words[1]):
+		return a, usageError("%q is not an absolute path", words[1])
+	}
+	return filterAsk{op: filterOp(op), user: words[0], seen: path.Clean(words[1]), size: -1}, nil
+}
+
+// explainFilter says which rule decides. It looks at no file.
+func (p *program) explainFilter(l loadedConfig, a filterAsk) error {
+	if l.sftpRoot != "" {
+		a.resolved = path.Join(l.sftpRoot, a.seen)
+	}
+	v := l.filter.judge(a)
+	fmt.Fprintf(p.out, "%s of %s by %s: %s\n", a.op, printable(a.seen), printable(a.user), v.action)
+	if l.filter == nil {
+		_, err := fmt.Fprintln(p.out, "filter.enabled is false: all is allowed")
+		return err
+	}
+	for _, file := range []string{a.seen, a.resolved} {
+		if file == "" {
+			continue
+		}
+		on, rule := l.filter.first(a, file)
+		why := "no rule matches: filter.default_action"
+		if rule != nil {
+			why = fmt.Sprintf("rule %q, the first that matches: %s", rule.name, rule.written)
+		}
+		fmt.Fprintf(p.out, "  as %s: %s, %s\n", printable(file), on.action, printable(why))
+	}
+	if a.resolved != "" {
+		fmt.Fprintln(p.out, "the path that clients see and the one below sftp.root are both judged: the stricter verdict holds")
+	}
+	if v.bySize {
+		fmt.Fprintln(p.out, "no size is known here: the size of the file may decide otherwise")
+	}
+	_, err := fmt.Fprintln(p.out, "symlinks are not resolved here: the server judges where they lead as well")
+	return err
 }

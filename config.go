@@ -37,6 +37,16 @@ type serverConfig struct {
 	forwardLocal, forwardRemote, forwardAgent, forwardStreamlocal bool
 	permit                                                        []string // host:port globs; nil any
 
+	sftpEnabled bool
+	sftpRoot    string // "" the whole file system
+	scpEnabled  bool
+	scpRoot     string      // "" as sftpRoot
+	scpMaxSize  int64       // bytes of a file; 0 none
+	filter      *fileFilter // nil allows all: filterWritten once it is enabled
+
+	filterEnabled bool
+	filterWritten fileFilter
+
 	auditEnabled bool
 	exporters    []auditExporter
 
@@ -79,6 +89,9 @@ func defaultServerConfig() *serverConfig {
 		methods:            []string{"publickey"},
 		acceptEnv:          []string{"LANG", "LC_*", "TERM", "COLORTERM"},
 		forwardLocal:       true,
+		sftpEnabled:        true,
+		scpEnabled:         true,
+		scpMaxSize:         10 << 30,
 		maxAuthAttempts:    5,
 		authWindow:         300 * time.Second,
 		banTime:            300 * time.Second,

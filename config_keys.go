@@ -38,7 +38,7 @@ const (
 )
 
 // configKeys is the table, in the order of the file that gen-config writes.
-var configKeys = []configKey{
+var configKeys = slices.Concat([]configKey{
 	addrKey("server.bind_address", "BIND_ADDRESS", "address of the TCP port", func(c *serverConfig) *netip.Addr { return &c.bindAddress }),
 	intKey("server.port", "PORT", "TCP port for stock SSH clients, 0 none", 0, 65535, func(c *serverConfig) *int { return &c.port }),
 	listKey("server.host_keys", "HOST_KEY", "files of the TCP port's host keys; none: the device's identity, which links always show", checkPath, func(c *serverConfig) *[]string { return &c.hostKeys }),
@@ -65,7 +65,7 @@ var configKeys = []configKey{
 	boolKey("forward.agent", "whether a client may bring its agent (ssh -A)", func(c *serverConfig) *bool { return &c.forwardAgent }),
 	boolKey("forward.streamlocal", "whether Unix sockets may be forwarded too", func(c *serverConfig) *bool { return &c.forwardStreamlocal }),
 	listKey("forward.permit", "", "host:port that may be reached, with globs; none: any", checkPermitRule, func(c *serverConfig) *[]string { return &c.permit }),
-
+}, configFileKeys, []configKey{
 	intKey("security.max_auth_attempts", "", "failed logins within auth_window after which an address is banned", 1, maxAuthAttemptsCounted, func(c *serverConfig) *int { return &c.maxAuthAttempts }),
 	secondsKey("security.auth_window", "", "seconds in which failed logins count", 1, func(c *serverConfig) *time.Duration { return &c.authWindow }),
 	secondsKey("security.ban_time", "", "seconds that a ban lasts", 1, func(c *serverConfig) *time.Duration { return &c.banTime }),
@@ -81,7 +81,7 @@ var configKeys = []configKey{
 
 	secondsKey("session.ttl", "", "seconds in which a client may come again by the same introduction, 0 without end", 0, func(c *serverConfig) *time.Duration { return &c.sessionTTL }),
 	secondsKey("hold", "", "seconds that a link lives without a path", 1, func(c *serverConfig) *time.Duration { return &c.hold }),
-}
+})
 
 func secondsKey(name, env, help string, least int64, field func(*serverConfig) *time.Duration) configKey {
 	return configKey{name, env, configPlain, help, func(c *serverConfig, n yamlNode) error {
@@ -136,32 +136,6 @@ func textKey(name, env, help string, check func(string) error, field func(*serve
 		}
 		return err
 	}, func(c *serverConfig) string { return yamlQuote(*field(c)) }}
-}
-
-// String is a value as an error shows it.
-func (n yamlNode) String() string {
-	switch n.kind {
-	case yamlNull:
-		return "nothing"
-	case yamlList:
-		return "a list"
-	case yamlMap:
-		return "a mapping"
-	}
-	if len(n.text) > 60 {
-		return strconv.Quote(n.text[:60] + "…")
-	}
-	return strconv.Quote(n.text)
-}
-
-func textOf(n yamlNode) (string, error) {
-	if s, ok := n.str(); ok {
-		return s, nil
-	}
-	if n.kind == yamlScalar || n.kind == yamlNull {
-		return "", fmt.Errorf("%s is not a text: write it in quotes", n)
-	}
-	return "", fmt.Errorf("%s is not a text", n)
 }
 
 func emptyOr(check func(string) error) func(string) error {
@@ -219,34 +193,6 @@ func listKey(name, env, help string, check func(string) error, field func(*serve
 		}
 		return err
 	}, func(c *serverConfig) string { return yamlFlow(*field(c)) }}
-}
-
-// textsOf is a list of texts, or one text alone. An empty list is nil.
-func textsOf(n yamlNode, check func(string) error) (list []string, err error) {
-	items := n.list
-	switch n.kind {
-	case yamlNull:
-		return nil, nil
-	case yamlScalar:
-		items = []yamlNode{n}
-	case yamlMap:
-		return nil, fmt.Errorf("%s is not a list", n)
-	}
-	var errs []error
-	for _, item := range items {
-		s, err := textOf(item)
-		if err == nil && check != nil {
-			err = check(s)
-		}
-		if err == nil && slices.Contains(list, s) {
-			err = fmt.Errorf("%q stands there twice", s)
-		}
-		if err != nil {
-			errs = append(errs, atLine(item.line, err))
-		}
-		list = append(list, s)
-	}
-	return list, errors.Join(errs...)
 }
 
 func addrKey(name, env, help string, field func(*serverConfig) *netip.Addr) configKey {
@@ -550,15 +496,4 @@ func getExporters(c *serverConfig) string {
 		list = append(list, x.String())
 	}
 	return yamlFlow(list)
-}
-
-// yamlQuote is s as a double-quoted scalar.
-func yamlQuote(s string) string { return strconv.Quote(s) }
-
-func yamlFlow(list []string) string {
-	var quoted []string
-	for _, s := range list {
-		quoted = append(quoted, yamlQuote(s))
-	}
-	return "[" + strings.Join(quoted, ", ") + "]"
 }

@@ -115,22 +115,6 @@ func (c *liveConfig) reload() (warnings []string, err error) {
 	return l.warnings, err
 }
 
-// A lineError is wrong at a line of its own.
-type lineError struct {
-	line int
-	err  error
-}
-
-func (e *lineError) Error() string { return fmt.Sprintf("line %d: %v", e.line, e.err) }
-
-// atLine is err at a line of the file.
-func atLine(line int, err error) error {
-	if err == nil || line == 0 {
-		return err
-	}
-	return &lineError{line, err}
-}
-
 // configErrors gathers what is wrong.
 type configErrors []error
 
@@ -171,23 +155,16 @@ func (l *loadedConfig) readFile(errs *configErrors) error {
 
 // readYAML reads a file of settings; what is wrong in it goes to errs.
 func (l *loadedConfig) readYAML(file string, errs *configErrors) (yamlNode, error) {
-	st, err := os.Stat(file)
+	b, st, err := readSmall(file, maxConfigFile)
 	if err != nil {
 		return yamlNode{}, err
-	}
-	if st.Size() > maxConfigFile || !st.Mode().IsRegular() {
-		return yamlNode{}, fmt.Errorf("%s: not a file of at most %d bytes", file, maxConfigFile)
 	}
 	if st.Mode().Perm()&0o044 != 0 && runtime.GOOS != "windows" {
 		l.warnings = append(l.warnings, fmt.Sprintf("%s: others can read it: chmod 600", file))
 	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return yamlNode{}, err
-	}
 	root, wrong := parseYAML(b)
 	for _, err := range wrong {
-		errs.add(file, 0, "", err)
+		errs.add(file, 1, "", err)
 	}
 	if len(wrong) > 0 {
 		return yamlNode{}, nil
@@ -307,6 +284,7 @@ func (l *loadedConfig) check(errs *configErrors) {
 	if l.allowedCommands != nil && l.keysDir == "" && l.keysPattern == "" {
 		l.warn("shell.allowed_commands: who may write to their own .sessio/authorized_keys.local can have any command by command= there: set auth.publickey.authorized_keys_dir")
 	}
+	l.checkFiles(fail)
 	if l.maxSessionsPerUser > l.maxConnections {
 		l.warn("security.max_sessions_per_user is more than server.max_connections")
 	}

@@ -1,9 +1,12 @@
 package main
 
-// This file is about the scalars of a configuration file: how they are written,
-// and what YAML's core schema takes a plain one for.
+// This file is about the values of a configuration file: how scalars are written,
+// what YAML's core schema takes a plain one for, and how values are read and shown.
 
 import (
+	"errors"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -218,4 +221,100 @@ func (n yamlNode) str() (string, bool) {
 		return n.text, n.kind == yamlScalar
 	}
 	return n.plain('s')
+}
+
+// String is a value as an error shows it.
+func (n yamlNode) String() string {
+	switch n.kind {
+	case yamlNull:
+		return "nothing"
+	case yamlList:
+		return "a list"
+	case yamlMap:
+		return "a mapping"
+	}
+	if len(n.text) > 60 {
+		return strconv.Quote(n.text[:60] + "…")
+	}
+	return strconv.Quote(n.text)
+}
+
+func textOf(n yamlNode) (string, error) {
+	if s, ok := n.str(); ok {
+		return s, nil
+	}
+	if n.kind == yamlScalar || n.kind == yamlNull {
+		return "", fmt.Errorf("%s is not a text: write it in quotes", n)
+	}
+	return "", fmt.Errorf("%s is not a text", n)
+}
+
+// textsOf is a list of texts, or one text alone. An empty list is nil.
+func textsOf(n yamlNode, check func(string) error) (list []string, err error) {
+	items := n.list
+	switch n.kind {
+	case yamlNull:
+		return nil, nil
+	case yamlScalar:
+		items = []yamlNode{n}
+	case yamlMap:
+		return nil, fmt.Errorf("%s is not a list", n)
+	}
+	var errs []error
+	for _, item := range items {
+		s, err := textOf(item)
+		if err == nil && check != nil {
+			err = check(s)
+		}
+		if err == nil && slices.Contains(list, s) {
+			err = fmt.Errorf("%q stands there twice", s)
+		}
+		if err != nil {
+			errs = append(errs, atLine(item.line, err))
+		}
+		list = append(list, s)
+	}
+	return list, errors.Join(errs...)
+}
+
+// yamlQuote is s as a double-quoted scalar.
+func yamlQuote(s string) string { return strconv.Quote(s) }
+
+func yamlFlow(list []string) string {
+	var quoted []string
+	for _, s := range list {
+		quoted = append(quoted, yamlQuote(s))
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
+}
+
+// flow is n in one line, which parseYAML reads as the same.
+func (n yamlNode) flow() string {
+	var parts []string
+	switch n.kind {
+	case yamlNull:
+		return "null"
+	case yamlList:
+		for _, item := range n.list {
+			parts = append(parts, item.flow())
+		}
+		return "[" + strings.Join(parts, ", ") + "]"
+	case yamlMap:
+		for _, p := range n.pairs {
+			parts = append(parts, yamlQuote(p.key)+": "+p.value.flow())
+		}
+		return "{" + strings.Join(parts, ", ") + "}"
+	}
+	if !n.quoted && coreType(n.text) != 's' {
+		return n.text
+	}
+	return yamlQuote(n.text)
+}
+
+// atLine is err at a line of the file.
+func atLine(line int, err error) error {
+	if err == nil || line == 0 {
+		return err
+	}
+	return &lineError{line, err}
 }

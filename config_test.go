@@ -144,6 +144,18 @@ var configWrong = []struct {
 	{"logstash without port", "audit:\n  exporters:\n    - {type: logstash, host: a}\n", 3, "has a port"},
 	{"logstash with a port too high", "audit:\n  exporters:\n    - {type: logstash, host: a, port: 70000}\n", 3, "from 1 to 65535"},
 	{"otel without a scheme", "audit:\n  exporters:\n    - {type: otel, endpoint: \"collector:4317\"}\n", 3, "not a URL"},
+	{"sftp word", "sftp:\n  enabled: \"true\"\n", 2, "true or false"},
+	{"scp word", "scp:\n  enabled: on\n", 2, "scp.enabled: \"on\""},
+	{"relative root", "sftp:\n  root: files\n", 2, "absolute path"},
+	{"root that is not there", "sftp:\n  root: /nonexistent/root\n", 2, "/nonexistent/root: no such file"},
+	{"root that is a file", "scp:\n  root: /etc/passwd\n", 2, "/etc/passwd is not a directory"},
+	{"negative size", "scp:\n  max_size: -1\n", 2, "number of bytes"},
+	{"size with a unit", "scp:\n  max_size: 10GiB\n", 2, "number of bytes"},
+	{"filter word", "filter:\n  enabled: 1\n", 2, "filter.enabled"},
+	{"default action", "filter:\n  default_action: refuse\n", 2, "allow, deny, log"},
+	{"rule that cannot match", "filter:\n  rules:\n    - name: a\n      action: deny\n      path_prefix: home\n", 5, "rule \"a\": path_prefix \"home\""},
+	{"rule without action", "filter:\n  rules:\n    - pattern: a\n    - pattern: b\n      action: log\n", 3, "rule 1: it has no action"},
+	{"matcher deep down", "filter:\n  rules:\n    - action: deny\n      composite:\n        type: or\n        matchers:\n          - pattern: a\n          - not:\n              extensions: []\n", 9, "extensions: an empty list"},
 	{"ttl", "session:\n  ttl: 1.5\n", 2, "whole number of seconds"},
 	{"hold", "hold: 0\n", 1, "1 or more"},
 	{"tab", "server:\n\tport: 22\n", 2, "tab"},
@@ -299,7 +311,7 @@ func TestConfigUsersFile(t *testing.T) {
 		"users:\n" + user("alice"): `user "alice" stands in the configuration as well`,
 		"people: []\n":             `:1: unknown key "people"`,
 		"users:\n  - name: bob\n":  `:2: user "bob" has no password_hash`,
-		"users: [\n":               "line 2",
+		"users: [\n":               ":2: ",
 	} {
 		if _, err := load(text); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), file) {
 			t.Errorf("%q: %v", text, err)
@@ -326,11 +338,17 @@ func TestConfigReload(t *testing.T) {
 
 func TestConfigWarnings(t *testing.T) {
 	for text, want := range map[string]string{
-		"shell:\n  allowed_commands: [rsync]\n":     "can have any command",
-		"security:\n  max_sessions_per_user: 200\n": "more than server.max_connections",
-		"security:\n  session_timeout: 60\n":        "session_timeout is less",
-		"auth:\n  methods: [password]\n":            "has no users",
-		"auth:\n  password:\n    users:\n      - {name: root, password_hash: \"" + configTestHash + "\"}\n": "has no password",
+		"shell:\n  allowed_commands: [rsync]\n":              "can have any command",
+		"security:\n  max_sessions_per_user: 200\n":          "more than server.max_connections",
+		"security:\n  session_timeout: 60\n":                 "session_timeout is less",
+		"auth:\n  methods: [password]\n":                     "has no users",
+		"sftp:\n  root: /tmp\n":                              "sftp.root binds SFTP and SCP alone: a shell",
+		"scp:\n  root: /tmp\nforward:\n  remote: true\n":     "by -L goes round it",
+		"filter:\n  enabled: true\n  default_action: deny\n": "filter binds SFTP and SCP alone: a shell",
+		"filter:\n  enabled: true\n":                         "filter.rules has none",
+		"filter:\n  rules: [{pattern: a, action: deny}]\n":   "filter.enabled is false",
+		"filter:\n  enabled: true\n  rules: [{path_prefix: /, action: deny},\n    {pattern: a, action: deny}]\n": "\"rule 2\" in line 4 never decides",
+		"auth:\n  password:\n    users:\n      - {name: root, password_hash: \"" + configTestHash + "\"}\n":      "has no password",
 	} {
 		l, err := configTestSource(t, text).load()
 		if err != nil || !slices.ContainsFunc(l.warnings, func(w string) bool { return strings.Contains(w, want) }) {
@@ -365,6 +383,14 @@ var configEffects = map[string]string{
 	"forward.agent":                          "TestSSHDForwardGates",
 	"forward.streamlocal":                    "TestSSHDForwardGates",
 	"forward.permit":                         "TestSSHAudit",
+	"sftp.enabled":                           "TestSFTPSettings",
+	"sftp.root":                              "TestSFTPSettings",
+	"scp.enabled":                            "TestSCPSettings",
+	"scp.root":                               "TestSCPSettings",
+	"scp.max_size":                           "TestSCPSettings",
+	"filter.enabled":                         "TestFilterTable",
+	"filter.default_action":                  "TestFilterTable",
+	"filter.rules":                           "TestFilterTable",
 	"audit.enabled":                          "TestDeviceSettings",
 	"audit.exporters":                        "TestDeviceSettings",
 	"security.max_auth_attempts":             "TestSSHWrongPasswordsBan",
@@ -398,5 +424,14 @@ func TestConfigEffects(t *testing.T) {
 	}
 	if len(configEffects) != len(configKeys) {
 		t.Errorf("%d keys, %d tests", len(configKeys), len(configEffects))
+	}
+}
+
+// TestConfigBound: commands that are listed and ports that are listed or off go
+// round nothing.
+func TestConfigBound(t *testing.T) {
+	l, err := configTestSource(t, "filter:\n  enabled: true\n  default_action: deny\nsftp:\n  root: /tmp\nforward:\n  local: false\nshell:\n  allowed_commands: [true-thing]\nauth:\n  publickey:\n    authorized_keys_dir: /etc\n").load()
+	if err != nil || len(l.warnings) > 0 || l.filter.judge(filterAsk{op: opStat, seen: "/", size: -1}).action != filterDeny {
+		t.Error(l.warnings, err)
 	}
 }

@@ -76,8 +76,16 @@ func parseYAML(b []byte) (yamlNode, []error) {
 }
 
 func (r *yamlReader) errorf(format string, args ...any) error {
-	return fmt.Errorf("line %d: %s", min(r.row, len(r.lines)-1)+1, fmt.Sprintf(format, args...))
+	return &lineError{min(r.row, len(r.lines)-1) + 1, fmt.Errorf(format, args...)}
 }
+
+// A lineError is wrong at a line of its own.
+type lineError struct {
+	line int
+	err  error
+}
+
+func (e *lineError) Error() string { return fmt.Sprintf("line %d: %v", e.line, e.err) }
 
 // checkLines refuses bytes that YAML has no place for, tabs where blanks belong,
 // and what stands about a document. It takes the document's start away.
