@@ -1,0 +1,412 @@
+package main
+
+// This file is a device as one side of a copy: the same acts as SFTP requests,
+// as many of them at once as do not depend on each other.
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// A remoteSide is a device's files over one session.
+type remoteSide struct {
+	*sftpClient
+	device string
+	conn   *sshClient
+	ch     *remoteSession
+}
+
+// openRemote connects to a device and starts SFTP there.
+func openRemote(ctx context.Context, op sshOpener, t target, errs io.Writer) (*remoteSide, error) {
+	conn, err := dialSSH(ctx, op, t.device, t.login)
+	if err != nil {
+		return nil, err
+	}
+	io.WriteString(errs, conn.banner)
+	r, err := startSFTP(ctx, conn)
+	if err != nil {
+		conn.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func startSFTP(ctx context.Context, conn *sshClient) (*remoteSide, error) {
+	s, err := openSession(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	r := &remoteSide{device: conn.device, conn: conn, ch: s}
+	unhook := context.AfterFunc(ctx, func() { conn.wire.Close() })
+	defer unhook()
+	conn.loops.Go(func() { s.exit = s.awaitExit() })
+	conn.loops.Go(func() { copyChunks(io.Discard, s.ch.Stderr()) })
+	started, err := s.ch.SendRequest("subsystem", true, ssh.Marshal(struct{ Name string }{"sftp"}))
+	if err == nil && !started {
+		return nil, withHint(fmt.Errorf("%s has no SFTP for this login", r.device), "its configuration may have sftp.enabled: false")
+	}
+	if err == nil {
+		r.sftpClient, err = newSFTPClient(s.ch, r.why)
+	}
+	if ctx.Err() != nil {
+		err = endedBy(ctx)
+	}
+	return r, err
+}
+
+// why says what a broken stream means.
+func (r *remoteSide) why(err error) error {
+	if lost := r.conn.lost(); lost != nil {
+		return lost
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%s ended the transfer", r.device)
+	}
+	return fmt.Errorf("SFTP of %s: %w", r.device, err)
+}
+
+// end closes the connection.
+func (r *remoteSide) end() {
+	r.sftpClient.close()
+	r.conn.close()
+}
+
+func (r *remoteSide) show(name string) string      { return r.device + ":" + name }
+func (r *remoteSide) base(name string) string      { return name[strings.LastIndexByte(name, '/')+1:] }
+func (r *remoteSide) join(dir, name string) string { return strings.TrimSuffix(dir, "/") + "/" + name }
+func (r *remoteSide) resolve(name string) (string, error) {
+	return r.path(sftpRealpath, name).oneName()
+}
+
+func (r *remoteSide) stat(name string, follow bool) (sftpAttrs, error) {
+	if follow {
+		return r.path(sftpStat, name).attrs()
+	}
+	return r.path(sftpLstat, name).attrs()
+}
+
+func (r *remoteSide) list(dir string, each func(string, sftpAttrs) error) error {
+	return r.sftpClient.list(dir, func(e sftpName) error {
+		if e.name == "." || e.name == ".." {
+			return nil
+		}
+		if err := checkEntry(e.name); err != nil {
+			return err
+		}
+		return each(e.name, e.attrs)
+	})
+}
+
+// same compares resolved names: SFTP tells no inodes.
+func (r *remoteSide) same(a, b string) bool {
+	other := r.path(sftpRealpath, b)
+	one, err := r.resolve(a)
+	two, otherErr := other.oneName()
+	return err == nil && otherErr == nil && one == two
+}
+
+func (r *remoteSide) mkdir(name string, perm uint32) error {
+	return r.give(sftpMkdir, name, sftpAttrs{flags: sftpHasMode, mode: perm & 0o777}).status()
+}
+
+func (r *remoteSide) set(name string, a sftpAttrs) error {
+	return r.give(sftpSetstat, name, a).status()
+}
+
+// posixRename puts a file in the place of another, in one step.
+func (r *remoteSide) posixRename(from, to string) error {
+	if r.ext[sftpPosixRename] {
+		return r.extended(sftpPosixRename, appendSFTPString(appendSFTPString(nil, from), to)).status()
+	}
+	err := r.begin(maxSFTPAnswer, sftpRequest{kind: sftpRename, path: from, path2: to}).status()
+	if _, old := r.stat(to, false); err != nil && old == nil {
+		return withHint(fmt.Errorf("its server cannot put a new file in the place of an old one: %w", err), "-inplace writes into the old one")
+	}
+	return err
+}
+
+// A remoteReader reads a device's file.
+type remoteReader struct{ sftpReader }
+
+func (r *remoteSide) read(name string, size int64) (cpReader, error) {
+	h, err := r.open(name, sftpOpenRead, sftpAttrs{}).handle()
+	if err != nil {
+		return nil, err
+	}
+	return &remoteReader{sftpReader{c: r.sftpClient, handle: h, size: size}}, nil
+}
+
+func (r *remoteReader) release(data []byte)     { r.c.release(data) }
+func (r *remoteReader) sum(off, n int64) *cpSum { return r.c.sum(r.handle, off, n) }
+
+// seek sends the first requests, so that a digest asked for next follows them.
+func (r *remoteReader) seek(at int64) {
+	r.at = at
+	r.fill()
+}
+
+// close does not wait for the answer: nothing depends on it.
+func (r *remoteReader) close() {
+	r.stop()
+	r.c.path(sftpClose, r.handle)
+}
+
+// sum begins a digest, nil where the server has none. No bytes have a digest
+// that needs no asking, and 0 would mean all.
+func (c *sftpClient) sum(handle string, off, n int64) *cpSum {
+	if !c.ext[sftpSHA256] || n == 0 {
+		return nil
+	}
+	ask := binary.BigEndian.AppendUint64(appendSFTPString(nil, handle), uint64(off))
+	call := c.extended(sftpSHA256, binary.BigEndian.AppendUint64(ask, uint64(n)))
+	return &cpSum{off: off, wait: func() (digest []byte, got int64, err error) {
+		r, err := call.expect(sftpExtendedReply)
+		if err == nil && len(r.data) != 32+8 {
+			err = fmt.Errorf("the device answers %s with %d bytes", sftpSHA256, len(r.data))
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		return r.data[:32], int64(binary.BigEndian.Uint64(r.data[32:])), nil
+	}}
+}
+
+// A remoteWriter writes a device's file, or its part.
+type remoteWriter struct {
+	sftpWriter
+	side       *remoteSide
+	name, file string // that it shall have, and has
+	had, end   int64  // its size before; now, once all writes are done
+	perm       uint32 // to be set, with its type; 0: as it was made
+	plain      bool   // a regular file
+	sync       bool
+}
+
+// resumable reports whether the rest of a part saves more than a look at it
+// costs.
+func resumable(size int64) bool { return size > maxSFTPData }
+
+func (r *remoteSide) create(name string, how cpHow) (cpWriter, error) {
+	return r.createAt(name, how, 0)
+}
+
+// createAt asks for all that does not depend on an answer at once: one round
+// trip for a small file.
+func (r *remoteSide) createAt(name string, how cpHow, links int) (cpWriter, error) {
+	w := &remoteWriter{sftpWriter: sftpWriter{c: r.sftpClient}, side: r, name: name, file: name, plain: true, sync: how.sync}
+	flags := uint32(sftpOpenWrite | sftpOpenRead | sftpOpenCreate)
+	perm := sftpAttrs{flags: sftpHasMode, mode: how.perm&0o777 | 0o600}
+	oldCall := r.path(sftpLstat, name)
+	var open, look *sftpCall
+	if how.inplace {
+		oldCall = r.path(sftpStat, name)
+	} else {
+		flags |= sftpOpenExcl
+		w.file = name[:len(name)-len(r.base(name))] + partName(r.base(name))
+		if resumable(how.size) && r.ext[sftpSHA256] {
+			if part, err := r.stat(w.file, false); err == nil && part.is(modeFile) && part.size > 0 {
+				flags &^= sftpOpenExcl
+			}
+		}
+		open, look = r.open(w.file, flags, perm), r.path(sftpLstat, w.file)
+	}
+	old, err := oldCall.attrs()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, w.forget(open, err)
+	}
+	fresh := err != nil
+	switch {
+	case fresh:
+	case old.is(modeDir):
+		return nil, w.forget(open, errors.New("is a directory"))
+	case old.is(modeLink):
+		w.forget(open, nil)
+		real, err := r.resolve(name)
+		if err != nil || links > 0 {
+			return nil, errors.New("it is a link to what cannot be found; -inplace follows it")
+		}
+		return r.createAt(real, how, 1)
+	case !old.is(modeFile) && old.flags&sftpHasMode != 0:
+		w.forget(open, nil)
+		how.inplace, w.file, open = true, name, nil
+		flags = sftpOpenWrite
+		w.plain = false
+	}
+	if how.inplace {
+		if flags &= sftpOpenWrite | sftpOpenRead | sftpOpenCreate; !how.goOn && w.plain {
+			flags |= sftpOpenTrunc
+		}
+		open, look = r.open(name, flags, perm), r.path(sftpStat, name)
+	}
+	if w.handle, err = open.handle(); err != nil && flags&sftpOpenExcl != 0 && r.path(sftpRemove, w.file).status() == nil {
+		look.attrs()
+		open, look = r.open(w.file, flags, perm), r.path(sftpLstat, w.file) // a part that is of no use
+		w.handle, err = open.handle()
+	}
+	now, lookErr := look.attrs()
+	if err != nil {
+		return nil, err
+	}
+	if lookErr == nil && w.plain {
+		w.had, w.end = int64(now.size), int64(now.size)
+		w.inherit(how, old, now, fresh)
+	}
+	return w, nil
+}
+
+// forget undoes an open that is of no use, and returns err.
+func (w *remoteWriter) forget(open *sftpCall, err error) error {
+	if open != nil {
+		if h, openErr := open.handle(); openErr == nil {
+			w.c.path(sftpClose, h).status()
+			w.c.path(sftpRemove, w.file).status()
+		}
+	}
+	return err
+}
+
+// inherit gives a part mode and owner of what it will replace, before a byte
+// is in it. Only root can give files away.
+func (w *remoteWriter) inherit(how cpHow, old, now sftpAttrs, fresh bool) {
+	if fresh {
+		if how.perm&0o600 != 0o600 { // until all is written its owner may write
+			w.perm = now.mode & (how.perm | modeType | 0o7000)
+		}
+		return
+	}
+	if how.inplace || old.flags&sftpHasMode == 0 {
+		return
+	}
+	if old.flags&now.flags&sftpHasOwner != 0 && (old.uid != now.uid || old.gid != now.gid) {
+		w.also(w.c.give(sftpFsetstat, w.handle, sftpAttrs{flags: sftpHasOwner, uid: old.uid, gid: old.gid}), true)
+	}
+	if now.mode != old.mode|0o600 {
+		w.also(w.c.give(sftpFsetstat, w.handle, sftpAttrs{flags: sftpHasMode, mode: old.mode&0o777 | 0o600}), false)
+	}
+	if now.mode != old.mode {
+		w.perm = old.mode
+	}
+}
+
+func (w *remoteWriter) have() int64 { return w.had }
+
+func (w *remoteWriter) part() string {
+	if w.file == w.name {
+		return ""
+	}
+	return w.file
+}
+
+func (w *remoteWriter) begin(at int64) error {
+	if w.good = at; at == w.had {
+		return nil
+	}
+	w.end = at
+	return w.c.give(sftpFsetstat, w.handle, sftpAttrs{flags: sftpHasSize, size: uint64(at)}).status()
+}
+
+// write leaves holes for zeros: behind begin there is nothing. The pieces are
+// what the server takes.
+func (w *remoteWriter) write(off int64, data []byte) error {
+	if w.plain {
+		off, data = withoutZeros(off, data)
+	}
+	for len(data) > 0 {
+		n := min(len(data), w.c.chunk)
+		if err := w.sftpWriter.write(off, data[:n]); err != nil {
+			return err
+		}
+		off, data = off+int64(n), data[n:]
+		w.end = max(w.end, off)
+	}
+	return nil
+}
+
+// grow makes a hole at the end.
+func (w *remoteWriter) grow(size int64) {
+	if w.end < size && w.plain {
+		w.end = size
+		w.also(w.c.give(sftpFsetstat, w.handle, sftpAttrs{flags: sftpHasSize, size: uint64(size)}), false)
+	}
+}
+
+func (w *remoteWriter) sum(off, n int64) *cpSum {
+	if !w.plain {
+		return nil
+	}
+	w.grow(off + n)
+	return w.c.sum(w.handle, off, n)
+}
+
+// settle sends what is left without waiting in between.
+func (w *remoteWriter) settle(size int64, a sftpAttrs) error {
+	w.grow(size)
+	var look *sftpCall
+	if w.plain {
+		look = w.c.path(sftpFstat, w.handle)
+	}
+	if a.flags&sftpHasMode != 0 {
+		w.perm = 0
+	} else if w.perm != 0 {
+		a.flags, a.mode = a.flags|sftpHasMode, w.perm
+	}
+	if a.mode &= 0o7777; a.flags&(sftpHasMode|sftpHasTimes) != 0 && w.plain {
+		a.flags &= sftpHasMode | sftpHasTimes
+		w.also(w.c.give(sftpFsetstat, w.handle, a), false)
+	}
+	if w.sync {
+		w.also(w.c.extended(sftpFsync, appendSFTPString(nil, w.handle)), false)
+	}
+	w.also(w.c.path(sftpClose, w.handle), false)
+	err := w.flush()
+	w.handle = ""
+	if look != nil {
+		now, lookErr := look.attrs()
+		switch {
+		case err != nil:
+		case lookErr != nil:
+			err = lookErr
+		case now.flags&sftpHasSize != 0 && now.size != uint64(size):
+			err = fmt.Errorf("%d bytes were written, the device has %d", size, now.size)
+		}
+	}
+	return err
+}
+
+func (w *remoteWriter) commit() error {
+	if w.file == w.name {
+		return nil
+	}
+	return w.side.posixRename(w.file, w.name)
+}
+
+// abort cuts a part where writes began to fail: what is behind may have gaps.
+func (w *remoteWriter) abort(keep bool) int64 {
+	w.flush()
+	if w.handle != "" {
+		w.c.path(sftpClose, w.handle).status()
+	}
+	if !keep && w.file != w.name {
+		w.c.path(sftpRemove, w.file).status()
+	} else if keep && w.good < w.end {
+		w.c.give(sftpSetstat, w.file, sftpAttrs{flags: sftpHasSize, size: uint64(w.good)}).status()
+	}
+	return w.good
+}
+
+// pace keeps what is asked for ahead within a quarter of a second at a rate.
+func (r *remoteSide) pace(rate int64) {
+	if rate <= 0 {
+		return
+	}
+	ahead := int(min(max(rate/4, sftpProbe), sftpInFlight))
+	r.chunk = min(r.chunk, ahead)
+	r.inFlight = newByteBudget(max(ahead, r.chunk))
+}
