@@ -50,6 +50,11 @@ func TestSlowStalled(t *testing.T) {
 	j.run("! tool run attic true\nstatus 255\nstderr 'device has as many sessions as it may'")
 }
 
+func TestSlowSSHDNoFlood(t *testing.T) {
+	slow(t)
+	noFlood(t, 20000, 100000)
+}
+
 func TestSlowCoordinatorKilled(t *testing.T) {
 	slow(t)
 	crashAll(t, "vps", 60)

@@ -148,7 +148,8 @@ func sshcSSHD(t testing.TB) *sshcPeer {
 		keys: string(ssh.MarshalAuthorizedKey(mine.PublicKey())),
 		conf: fmt.Sprintf("HostKey %s\nAuthorizedKeysFile %s\nStrictModes no\nUsePAM no\nPidFile none\n"+
 			"PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"+
-			"AcceptEnv LANG LC_*\nPrintMotd no\nPrintLastLog no\nLogLevel ERROR\n",
+			"AcceptEnv LANG LC_*\nPrintMotd no\nPrintLastLog no\nLogLevel ERROR\n"+
+			"Subsystem sftp /usr/lib/openssh/sftp-server\n",
 			filepath.Join(dir, "host"), keys),
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

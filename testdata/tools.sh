@@ -4,13 +4,13 @@
 set -euo pipefail
 
 # A tool and the package that brings it.
-test_tools="ssh:openssh-client ssh-keygen:openssh-client ssh-agent:openssh-client /usr/sbin/sshd:openssh-server dbclient:dropbear-bin dropbearconvert:dropbear-bin
+test_tools="ssh:openssh-client ssh-keygen:openssh-client ssh-agent:openssh-client /usr/sbin/sshd:openssh-server /usr/lib/openssh/sftp-server:openssh-sftp-server dbclient:dropbear-bin dropbearconvert:dropbear-bin
 plink:putty-tools puttygen:putty-tools /usr/lib/chromium/chromium:chromium git:git rsync:rsync python3:python3 cc:gcc ip:iproute2 ps:procps xz:xz-utils
 zbarimg:zbar-tools
 busybox:busybox-static dash:dash shellcheck:shellcheck curl:curl openssl:openssl unshare:util-linux systemd-analyze:systemd"
 lab_tools="ip:iproute2 nft:nftables conntrack:conntrack ping:iputils-ping ssh-keygen:openssh-client
 /usr/sbin/miniupnpd:miniupnpd-nftables"
-judge_tools="ssh-audit:ssh-audit ansible:ansible-core mosh-server:mosh"
+judge_tools="ssh-audit:ssh-audit ansible:ansible-core mosh-server:mosh rclone:rclone lftp:lftp sshfs:sshfs fusermount3:fuse3 make:make"
 slow_tools="qemu-arm-static:qemu-user-static qemu-mipsel-static:qemu-user-static patch:patch"
 
 case ${1:-} in
