@@ -95,6 +95,7 @@ func TestAuditLogstashStranger(t *testing.T) {
 // A collector that reads nothing stops the sender, not who records. When it is
 // gone, the next one gets all that did not arrive or is counted as lost.
 func TestAuditLogstashSlow(t *testing.T) {
+	t.Parallel()
 	ln, x := logstashTestListen(t, false)
 	a, _ := auditTestOpen(t, x)
 	a.record(auditEvent{kind: auditSessionStart})

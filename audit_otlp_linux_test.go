@@ -120,6 +120,7 @@ func (c *otlpTestCollector) record() otlpTestRecord {
 
 // Every field arrives as it was sent, through each door.
 func TestAuditOTLPFields(t *testing.T) {
+	t.Parallel()
 	c := newOTLPTestCollector(t)
 	n := int64(1) << 53
 	for door, via := range []string{"grpc", "grpc", "/v1/logs", "/v1/logs"} {
@@ -153,6 +154,7 @@ func TestAuditOTLPFields(t *testing.T) {
 
 // Batches larger than HTTP/2's windows arrive whole and in order.
 func TestAuditOTLPLarge(t *testing.T) {
+	t.Parallel()
 	c := newOTLPTestCollector(t)
 	for door := range 4 {
 		a, _ := auditTestOpen(t, c.exporter(door))

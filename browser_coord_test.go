@@ -135,6 +135,7 @@ func (b *coordBrowser) qr() string {
 }
 
 func TestBrowserCoordinator(t *testing.T) {
+	t.Parallel()
 	b := newCoordBrowser(t, "")
 	recovery := b.claims("anna")
 	b.accessible("no device")
@@ -241,6 +242,7 @@ func TestBrowserCoordinator(t *testing.T) {
 
 // Signing in and out, and what is not let in.
 func TestBrowserCoordinatorSignin(t *testing.T) {
+	t.Parallel()
 	b := newCoordBrowser(t, "-signup open")
 	b.claims("anna")
 	b.adds("attic", "attic", "server")
@@ -300,6 +302,7 @@ func TestBrowserCoordinatorSignin(t *testing.T) {
 
 // The passkeys of the page are lost one after the other.
 func TestBrowserCoordinatorLost(t *testing.T) {
+	t.Parallel()
 	b := newCoordBrowser(t, "")
 	recovery := b.claims("anna")
 	b.adds("laptop", "laptop", "client")
@@ -369,6 +372,7 @@ func TestBrowserCoordinatorLost(t *testing.T) {
 }
 
 func TestBrowserCoordinatorAlgorithms(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"EdDSA", "RS256"} {
 		t.Run(name, func(t *testing.T) {
 			b := newCoordBrowser(t, "")

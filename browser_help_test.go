@@ -50,8 +50,13 @@ type browserReply struct {
 	} `json:"error"`
 }
 
+// oneBrowser runs at a time: their pages have one port, and each is many processes.
+var oneBrowser sync.Mutex
+
 func newBrowser(t testing.TB) *browser {
 	t.Helper()
+	oneBrowser.Lock()
+	t.Cleanup(oneBrowser.Unlock)
 	toBrowser, in, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

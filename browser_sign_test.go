@@ -74,6 +74,7 @@ func (b *signBrowser) signsAccount() {
 }
 
 func TestBrowserSigns(t *testing.T) {
+	t.Parallel()
 	b := newSignBrowser(t)
 	b.makesAccount()
 
@@ -167,6 +168,7 @@ func TestBrowserSigns(t *testing.T) {
 // A second passkey signs as well; when all are lost, the recovery key makes room
 // for a new one.
 func TestBrowserRecovers(t *testing.T) {
+	t.Parallel()
 	b := newSignBrowser(t)
 	b.makesAccount()
 	b.signsAccount()
@@ -208,6 +210,7 @@ func TestBrowserRecovers(t *testing.T) {
 }
 
 func TestBrowserAlgorithms(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"EdDSA", "RS256"} {
 		t.Run(name, func(t *testing.T) {
 			b := newSignBrowser(t)

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -127,6 +128,7 @@ func (v *verb) runVerb(ctx context.Context, p *program, args []string) error {
 func (v *verb) parse(f *flag.FlagSet, args []string) (o operands, err error) {
 	greedy := v.command && !hasDashes(args)
 	for {
+		args = apart(f, args)
 		if err := f.Parse(args); err != nil {
 			return o, flagError(err)
 		}
@@ -144,6 +146,34 @@ func (v *verb) parse(f *flag.FlagSet, args []string) (o operands, err error) {
 		o.before = append(o.before, rest[0])
 		args = rest[1:]
 	}
+}
+
+// apart takes flags of one letter that are written together apart, as in -rp,
+// among the flags that args begin with.
+func apart(f *flag.FlagSet, args []string) []string {
+	for i := 0; i < len(args) && len(args[i]) > 1 && args[i][0] == '-' && args[i] != "--"; i++ {
+		name, _, hasValue := strings.Cut(strings.TrimLeft(args[i], "-"), "=")
+		if known := f.Lookup(name); known != nil {
+			if !isBoolFlag(known) && !hasValue {
+				i++ // what follows is its value
+			}
+			continue
+		}
+		letters := make([]string, 0, len(name))
+		for _, c := range args[i][1:] {
+			letters = append(letters, "-"+string(c))
+			if known := f.Lookup(string(c)); known == nil || !isBoolFlag(known) {
+				return args
+			}
+		}
+		args = slices.Concat(args[:i], letters, args[i+1:])
+	}
+	return args
+}
+
+func isBoolFlag(f *flag.Flag) bool {
+	b, ok := f.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
 }
 
 func hasDashes(args []string) bool {

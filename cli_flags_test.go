@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,6 +91,35 @@ func TestWrongUsage(t *testing.T) {
 		err := v.runVerb(t.Context(), &program{}, strings.Fields(args))
 		if exitStatus(err) != 2 || err.Error() != want || hintOf(err) != "usage: sessio sign [-l user] NAME" {
 			t.Errorf("%q: status %d, %v, hint %q", args, exitStatus(err), err, hintOf(err))
+		}
+	}
+}
+
+// TestFlagsTogether: letters without values may be written together.
+func TestFlagsTogether(t *testing.T) {
+	for args, want := range map[string]string{
+		"-rp a b":     "true true  [a b]",
+		"a -pr b":     "true true  [a b]",
+		"-l -rp a":    "false false -rp [a]",
+		"-p -l x -rp": "true true x []",
+		"a -- -rp":    "false false  [a]",
+		"-rx a":       "there is no flag -rx",
+		"-rl x":       "there is no flag -rl",
+		"-l=-rp -r a": "true false -rp [a]",
+	} {
+		var got string
+		v := &verb{name: "copy", setup: func(f *flag.FlagSet) verbRun {
+			r, p, l := f.Bool("r", false, ""), f.Bool("p", false, ""), f.String("l", "", "")
+			return func(_ context.Context, _ *program, o operands) error {
+				got = fmt.Sprintf("%t %t %s %v", *r, *p, *l, o.before)
+				return nil
+			}
+		}}
+		if err := v.runVerb(t.Context(), &program{}, strings.Fields(args)); err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%q: %s, want %s", args, got, want)
 		}
 	}
 }

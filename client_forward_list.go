@@ -75,7 +75,7 @@ func runningForwards(ctx context.Context, dir string) (list []forwardStatus, err
 		s.ID = id
 		list = append(list, s)
 	}
-	slices.SortFunc(list, func(a, b forwardStatus) int { return len(a.ID) - len(b.ID) }) // names came sorted
+	sortBy(list, func(a, b forwardStatus) int { return len(a.ID) - len(b.ID) }) // names came sorted
 	return list, nil
 }
 

@@ -18,6 +18,7 @@ import (
 
 // Stock ssh through the proxy, bytes exact.
 func TestProxyForStockSSH(t *testing.T) {
+	t.Parallel()
 	stock, err := exec.LookPath("ssh")
 	if err != nil {
 		t.Skip("needs OpenSSH's client: ", err)

@@ -162,6 +162,7 @@ func TestSessionDisconnected(t *testing.T) {
 // ^C goes to the command as a signal, its last words are shown, and the verb
 // ends as interrupted. A second of patience, and it ends anyway.
 func TestRunInterrupted(t *testing.T) {
+	t.Parallel()
 	for name, obeys := range map[string]bool{"obeyed": true, "ignored": false} {
 		t.Run(name, func(t *testing.T) {
 			got := make(chan string, 1)

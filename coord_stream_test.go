@@ -295,6 +295,7 @@ func TestCoordConnectionLimits(t *testing.T) {
 }
 
 func TestCoordTooManyConnectionsFromOneHost(t *testing.T) {
+	t.Parallel()
 	nt := newCoordNetTest(t)
 	id := presTestIdentity(t)
 	for range maxConnsPerHost {

@@ -152,7 +152,7 @@ func (c *webCall) view(now time.Time) (*accountView, error) {
 	for _, d := range state.devices() {
 		v.Devices = append(v.Devices, c.viewDevice(d, owner.Categories[d.id], now))
 	}
-	slices.SortFunc(v.Devices, func(a, b deviceView) int { return strings.Compare(a.Name, b.Name) })
+	sortBy(v.Devices, func(a, b deviceView) int { return strings.Compare(a.Name, b.Name) })
 	for _, j := range wait.joins {
 		wish := owner.wish(j.ticket).Grant
 		id := j.keys.deviceID()

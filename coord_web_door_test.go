@@ -110,6 +110,7 @@ func TestWebTooOften(t *testing.T) {
 
 // The ceremonies of strangers take bounded memory.
 func TestWebFlowsAreBounded(t *testing.T) {
+	t.Parallel()
 	var f webFlows
 	for range maxFlows {
 		if _, err := f.put(coordTestNow, webFlow{kind: "signin"}); err != nil {
@@ -157,6 +158,7 @@ func TestWebFiles(t *testing.T) {
 
 // A page is told at once what changes, and told when its sign-in is over.
 func TestWebEvents(t *testing.T) {
+	t.Parallel()
 	w := newOwner(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -14,8 +14,28 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
+
+// readSmall reads a regular file of at most most bytes. It may be a pipe, which
+// nobody waits for.
+func readSmall(file string, most int64) ([]byte, fs.FileInfo, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err == nil && (!st.Mode().IsRegular() || st.Size() > most) {
+		err = fmt.Errorf("%s is no file of at most %d bytes", file, most)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, most))
+	return b, st, err
+}
 
 // replaceFile sets the content of file, whole or not at all. A file that
 // already has that content is not written (no wear on flash); it may be there by

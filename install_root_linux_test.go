@@ -91,6 +91,7 @@ func inRoot(t *testing.T, runner, line string) (string, int) {
 // One line on an empty machine: it joins, is signed, is entered, is upgraded
 // while it runs, and is uninstalled.
 func TestInstallLineBringsAMachineIn(t *testing.T) {
+	t.Parallel()
 	root := newInstallRoot(t)
 	runner := rootRunner(t, root)
 	tool, err := labTool()
@@ -237,6 +238,7 @@ func TestInstallScriptProcessors(t *testing.T) {
 
 // The script for System V starts, keeps running, stops, and believes no old pid file.
 func TestInstallSysVScriptRuns(t *testing.T) {
+	t.Parallel()
 	root := newInstallRoot(t)
 	runner := rootRunner(t, root)
 	s, err := newInit("sysv", "/usr/bin/role", "/root/.sessio", []string{"-device", "-dir", "/root/a b"})

@@ -106,6 +106,7 @@ func allBuilds() map[string]string {
 }
 
 func TestInstallScriptInEveryShell(t *testing.T) {
+	t.Parallel()
 	b := newTestBuilds(t, allBuilds())
 	for _, shell := range installShells {
 		r := newInstallRun(t, installTools)
@@ -134,6 +135,7 @@ func TestInstallScriptInEveryShell(t *testing.T) {
 
 // Whatever a broken connection leaves of the script does nothing.
 func TestInstallScriptCutAnywhereDoesNothing(t *testing.T) {
+	t.Parallel()
 	b := newTestBuilds(t, allBuilds())
 	script := b.scriptNow()
 	whole := len(strings.TrimSpace(script))
@@ -176,6 +178,7 @@ func mustLook(t *testing.T, name string) string {
 }
 
 func TestInstallScriptRefuses(t *testing.T) {
+	t.Parallel()
 	b := newTestBuilds(t, allBuilds())
 	script := b.scriptNow()
 	amd64 := b.current().builds[0]
@@ -249,6 +252,7 @@ func TestInstallScriptRefusesAWrongHash(t *testing.T) {
 
 // Every tool that may be there instead of another does.
 func TestInstallScriptWithOtherTools(t *testing.T) {
+	t.Parallel()
 	b := newTestBuilds(t, allBuilds())
 	for _, c := range []struct{ name, tools, without, as string }{
 		{"curl", "curl", "wget", ""},

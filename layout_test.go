@@ -31,16 +31,16 @@ var layout = []string{
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "portmap_wire", "portmap_text", "portmap_ask portmap", "reached", "punch punch_tries punch_watch punch_rank punch_hard", "coord_talk", "natkind", "netwatch",
 	// the SSH server
-	"config_yaml config_scalar", "grpc_wire", "audit audit_file audit_net audit_otlp", "config", "gate", "ssh_wire", "ssh_status", "ssh_account", "ssh_password", "ssh_keysfile ssh_cert ssh_auth", "ssh_command", "ssh_child", "ssh_net ssh_netchild", "ssh_permit", "ssh_session ssh_audit ssh_banner ssh_forward ssh_listen sshserve ssh_admit ssh_watch sshport",
+	"config_yaml config_scalar", "filter filter_glob filter_read", "sftp_wire", "scp_wire scp_words", "grpc_wire", "audit audit_file audit_net audit_otlp", "config", "gate", "ssh_wire", "ssh_status", "ssh_account", "files files_walk files_open", "sftp sftp_text", "scp", "ssh_password", "ssh_keysfile ssh_cert ssh_auth", "ssh_command", "ssh_child", "ssh_net ssh_netchild", "ssh_permit", "ssh_session ssh_files ssh_audit ssh_banner ssh_forward ssh_listen sshserve ssh_admit ssh_watch sshport",
 	// what verbs and coordinator say to each other
 	"coord_presence coord_online coord_introduce coord_echo coord_wire", "coord_client",
 	// links
-	"names", "stream", "peers", "link", "node node_handshakes", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "config_keys config_load", "device",
+	"names", "stream", "peers", "link", "node node_handshakes", "node_fetch", "node_paths", "node_links", "connect", "node_run", "node_status", "lend", "config_files config_keys config_load", "device",
 	// the coordinator
 	"web", "coord_store coord_owner coord_session coord_requests coord_revoke", "coord_stream", "coord_install coord_web coord_signin coord_acts coord_views", "coord_acme", "coord_certs", "coord_tls", "coord_http", "coord_sockets", "coord_page coord",
 	// the verbs
 	"term ssh_client client_session client_tty", "client_grant", "client", "passkey_page", "cli", "client_act client_passkey", "client_run", "client_socks client_forward client_forward_spec client_forward_listen client_forward_back client_forward_behind client_forward_home",
-	"client_sign", "install", "client_account", "client_trust", "client_signers", "client_status", "client_sessions", "client_forward_list", "netcheck netcheck_report", "client_netcheck", "client_keys", "client_config", "roles client_install main",
+	"client_sign", "install", "client_account", "client_trust", "client_signers", "client_status", "client_sessions", "sftp_client sftp_stream client_cp client_cp_side client_cp_local client_cp_remote client_cp_copy client_cp_bar client_cp_tree client_sftp client_sftp_do", "client_forward_list", "netcheck netcheck_report", "client_netcheck", "client_keys", "client_config", "sftpd", "roles client_install main",
 }
 
 // importers names, for a package that few files may know, those files.

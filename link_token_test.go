@@ -10,6 +10,7 @@ import (
 // TestLinkTokensGrowOld: a link outlives the token that it came with, and one
 // that the device has forgotten stops one verb at most.
 func TestLinkTokensGrowOld(t *testing.T) {
+	t.Parallel()
 	w := newTestWorld(t)
 	attic := w.join("attic")
 	w.signDevice(attic, "server")
@@ -41,6 +42,7 @@ func TestLinkTokensGrowOld(t *testing.T) {
 // TestLinkTokensOfTheDying: a device counts a connection until all that it hung
 // up on is gone, and new ones come by the same link meanwhile.
 func TestLinkTokensOfTheDying(t *testing.T) {
+	t.Parallel()
 	w := newTestWorld(t)
 	attic := w.join("attic")
 	w.signDevice(attic, "server")

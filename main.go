@@ -21,8 +21,15 @@ func main() {
 	if isNetChild(os.Args) {
 		os.Exit(exitStatus(runNetChild()))
 	}
+	if isFilesChild(os.Args) {
+		os.Exit(exitStatus(runFilesChild()))
+	}
 	p := &program{stdio: stdio{os.Stdin, os.Stdout, os.Stderr}, now: time.Now}
-	err := p.run(context.Background(), os.Args[1:])
+	args := os.Args[1:]
+	if words := sftpServerArgs(os.Args); words != nil {
+		args = words
+	}
+	err := p.run(context.Background(), args)
 	p.printError(err)
 	os.Exit(exitStatus(err))
 }
@@ -74,11 +81,11 @@ func verbTable() []verb {
 		trustPendingVerb(), trustSignVerb(), trustAddVerb(), trustRevokeVerb(), trustUpdateVerb(),
 		signerListVerb(), signerAddVerb(), signerRemoveVerb(), trustRecoverVerb(),
 		trustLogVerb(), trustExportVerb(), trustFsckVerb(), trustResetVerb(),
-		statusVerb(), shellVerb(), runVerb(), forwardStartVerb(), forwardListVerb(), forwardStopVerb(), proxyVerb(), sshConfigVerb(), pingVerb(), netcheckVerb(),
+		statusVerb(), shellVerb(), runVerb(), cpVerb(), sftpVerb(), forwardStartVerb(), forwardListVerb(), forwardStopVerb(), proxyVerb(), sshConfigVerb(), pingVerb(), netcheckVerb(),
 		sessionsListVerb(), sessionsKillVerb(), sessionsRevokeVerb(), sessionsStatsVerb(),
 		sessionsBanVerb(), sessionsUnbanVerb(), sessionsBansVerb(),
 		installVerb(), uninstallVerb(),
-		genConfigVerb(), checkConfigVerb(), genHostKeyVerb(), hashPasswordVerb(),
+		genConfigVerb(), checkConfigVerb(), genHostKeyVerb(), hashPasswordVerb(), sftpServerVerb(),
 		versionVerb(),
 		helpVerb(),
 	}

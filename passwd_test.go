@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParsePasswdLine(t *testing.T) {
@@ -104,6 +105,35 @@ func FuzzParseGroup(f *testing.F) {
 		again, members2, ok := parseGroupLine(fmt.Sprintf("%s:x:%d:%s", g.name, g.gid, strings.Join(members, ",")))
 		if !ok || again != g || !slices.Equal(members, members2) {
 			t.Errorf("%q: %+v %q became %+v %q", line, g, members, again, members2)
+		}
+	})
+}
+
+// The last day of an account is one of its days.
+func TestAccountExpired(t *testing.T) {
+	const shadow = "root:*:19000:0:99999:7:::\nold:$y$x:19000:0:99999:7::20000:\nlocked:!$y$x:19000:0:99999:7:::\nodd:x:1:::::-1:\nbad:x:1:::::soon:\nshort:x:1\nclosed:x:1:::::0:\n"
+	day := func(n int64) time.Time { return time.Unix(n*24*60*60, 0) }
+	for _, c := range []struct {
+		user    string
+		now     time.Time
+		expired bool
+	}{
+		{"old", day(20000), false}, {"old", day(20001).Add(-time.Second), false}, {"old", day(20001), true},
+		{"closed", day(20000), true}, {"root", day(90000), false}, {"locked", day(90000), false}, {"odd", day(90000), false},
+		{"bad", day(90000), false}, {"short", day(90000), false}, {"nobody", day(90000), false}, {"ol", day(90000), false},
+	} {
+		if got := accountExpired(shadow, c.user, c.now); got != c.expired {
+			t.Errorf("%s at %v: %v", c.user, c.now, got)
+		}
+	}
+}
+
+// FuzzAccountExpired: nobody is expired by a line that is another's.
+func FuzzAccountExpired(f *testing.F) {
+	f.Add("a:x:1:2:3:4:5:6:7\n", "a", int64(7*24*60*60))
+	f.Fuzz(func(t *testing.T, shadow, user string, now int64) {
+		if accountExpired(shadow, user, time.Unix(now, 0)) && !strings.Contains("\n"+shadow, "\n"+user+":") {
+			t.Errorf("%q has no line", user)
 		}
 	})
 }

@@ -329,6 +329,7 @@ func TestPortMapSearchOthers(t *testing.T) {
 
 // A router that answers no more holds up neither the end nor the goroutine.
 func TestPortMapStalls(t *testing.T) {
+	t.Parallel()
 	for _, stall := range []string{"HTTP/1.1 200 OK\r\nA: …", "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n…"} {
 		r := newFakeRouter()
 		asked := make(chan struct{}, 99)

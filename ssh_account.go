@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // An osAccount is a login user of this machine.
@@ -47,6 +48,10 @@ func loginAccount(user string, c *serverConfig) (osAccount, error) {
 	if err != nil {
 		return osAccount{}, coded("user", "%w", err)
 	}
+	// As in sshd, who cannot be read about is not expired.
+	if shadow, err := os.ReadFile(shadowFile); err == nil && os.Geteuid() == 0 && accountExpired(string(shadow), user, time.Now()) {
+		return osAccount{}, withHint(coded("user", "user %q: the account has expired", user), "chage -E -1 %s lets it live on", user)
+	}
 	acct.env = entry.env
 	if entry.home != "" {
 		acct.home = entry.home
@@ -62,6 +67,21 @@ func loginAccount(user string, c *serverConfig) (osAccount, error) {
 		return osAccount{}, coded("user", "user %q: shell %s is not executable", user, acct.shell)
 	}
 	return acct, nil
+}
+
+// accountExpired looks at the day, counted from 1970, that is the last of user's
+// account: shadow(5), field 8; none or a negative one is never. A locked password
+// ("!" before it) is not looked at: passwd -l locks that way to log in and no
+// other, and so it is with sshd wherever UsePAM is on. An account is closed by
+// its day.
+func accountExpired(shadow, user string, now time.Time) bool {
+	for line := range strings.Lines(shadow) {
+		if f := strings.Split(strings.TrimSuffix(line, "\n"), ":"); f[0] == user && len(f) > 7 {
+			day, err := strconv.ParseInt(f[7], 10, 64)
+			return err == nil && day >= 0 && now.Unix()/(24*60*60) > day
+		}
+	}
+	return false
 }
 
 func isExecutable(st fs.FileInfo) bool { return st.Mode().IsRegular() && st.Mode().Perm()&0o111 != 0 }
@@ -113,6 +133,7 @@ func entryAccount(u configUser) (osAccount, error) {
 const (
 	passwdFile = "/etc/passwd"
 	groupFile  = "/etc/group"
+	shadowFile = "/etc/shadow"
 	// fallbackShell is what an empty last field means: passwd(5).
 	fallbackShell = "/bin/sh"
 )

@@ -15,8 +15,13 @@ import (
 // audit records an event of the connection; what every event of it has is
 // filled in here.
 func (c *sshConnection) audit(kind auditType, result auditResult, e auditEvent) {
-	e.kind, e.result, e.protocol = kind, result, "ssh"
-	e.session = fmt.Sprintf("%x-%s", c.started.UnixNano(), c.id)
+	e.kind, e.result = kind, result
+	if e.protocol == "" {
+		e.protocol = "ssh"
+	}
+	if c.id != "" { // "" was not let in
+		e.session = fmt.Sprintf("%x-%s", c.started.UnixNano(), c.id)
+	}
 	if c.from.IsValid() {
 		e.clientIP = c.from.String()
 	}
@@ -85,5 +90,9 @@ func (c *sshConnection) auditForward(kind, where string, err error) {
 
 // auditAddress is told of bans.
 func (s *sshServer) auditAddress(kind auditType, net netip.Prefix, details string) {
-	s.policy.audit().record(auditEvent{kind: kind, result: auditDenied, clientIP: net.String(), protocol: "ssh", details: details})
+	result := auditDenied
+	if kind == auditIPUnblocked {
+		result = auditSuccess
+	}
+	s.policy.audit().record(auditEvent{kind: kind, result: result, clientIP: net.String(), protocol: "ssh", details: details})
 }

@@ -87,7 +87,7 @@ func TestSSHAudit(t *testing.T) {
 		"command_executed success marked", "command_blocked denied marked",
 		"forward_open success marked", "forward_denied denied marked", "session_end success marked",
 		"auth_failure failure marked", "auth_failure failure marked",
-		"ip_blocked denied ", "auth_rate_limited denied ", "ip_unblocked denied ",
+		"ip_blocked denied ", "auth_rate_limited denied ", "ip_unblocked success ",
 	}
 	if slices.Sort(got); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
 		t.Errorf("recorded %q", got)

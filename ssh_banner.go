@@ -8,10 +8,8 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
-	"syscall"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -29,30 +27,16 @@ func (s *sshSession) nologin() error {
 	if s.conn.login.acct.uid == 0 {
 		return nil
 	}
-	text, err := readText(file)
+	text, _, err := readSmall(file, maxTextFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	s.notice += strings.ReplaceAll(text, "\n", "\r\n")
+	s.notice += strings.ReplaceAll(string(text), "\n", "\r\n")
 	return &exitError{exitNologin, fmt.Errorf("only root may log in while %s is there", file)}
 }
 
 // maxTextFile is the most that is shown of a file before a login, in bytes.
 const maxTextFile = 64 << 10
-
-// readText reads a regular file of at most maxTextFile.
-func readText(file string) (string, error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may be a pipe
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() || st.Size() > maxTextFile {
-		return "", errors.Join(err, fmt.Errorf("%s is no file of at most %d bytes", file, maxTextFile))
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxTextFile))
-	return string(b), err
-}
 
 // banner is what is shown before the login, "" when there is nothing.
 func (c *sshConnection) banner(ssh.ConnMetadata) string {
@@ -60,9 +44,9 @@ func (c *sshConnection) banner(ssh.ConnMetadata) string {
 	if file == "" {
 		return ""
 	}
-	text, err := readText(file)
+	text, _, err := readSmall(file, maxTextFile)
 	if err != nil {
 		c.srv.policy.log("ssh: no banner: %v", err)
 	}
-	return text
+	return string(text)
 }

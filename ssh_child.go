@@ -26,9 +26,10 @@ import (
 // A childSpec is a process to be.
 type childSpec struct {
 	sshProgram
-	acct osAccount
-	env  []string    // SSH_TTY and TERM are added; of two settings the last counts
-	pty  *ptyRequest // nil: pipes
+	acct  osAccount
+	env   []string    // SSH_TTY and TERM are added; of two settings the last counts
+	pty   *ptyRequest // nil: pipes
+	extra []*os.File  // from descriptor 3 on; closed here in any case
 }
 
 // An sshChild is the process of a session. It leads a session and a process
@@ -66,7 +67,8 @@ func bequeathNothing() {
 func startChild(spec childSpec) (*sshChild, error) {
 	c := new(sshChild)
 	ends, err := c.open(spec)
-	defer closeFiles(ends)
+	ends = append(ends, spec.extra...)
+	defer func() { closeFiles(ends) }()
 	if err != nil {
 		return nil, err
 	}

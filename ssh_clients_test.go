@@ -30,6 +30,7 @@ func (d *sshdTest) tool(name string, args ...string) *exec.Cmd {
 }
 
 func TestSSHDDropbear(t *testing.T) {
+	t.Parallel()
 	d := startSSHD(t, nil)
 	d.want(d.tool("dropbearconvert", "openssh", "dropbear", d.dir+"/id", d.dir+"/id.db"), "", 0)
 	client := func(args ...string) *exec.Cmd {

@@ -171,6 +171,7 @@ func TestSSHDRemoteReset(t *testing.T) {
 
 // TestSSHDForwardStockMore is -W, -D and a jump through our server to itself.
 func TestSSHDForwardStockMore(t *testing.T) {
+	t.Parallel()
 	sshdBothUsers(t, func(t *testing.T, d *sshdTest) {
 		target := sshdEcho(t, func(nc *net.TCPConn) { io.WriteString(nc, "hello from afar") })
 		d.want(d.ssh("-W", target, "h"), "hello from afar", 0)

@@ -109,6 +109,7 @@ func (k *keysTest) last() *sshLogin {
 // TestKeysStock: a stock client logs in by a line, and each option has its
 // effect on what the session is given.
 func TestKeysStock(t *testing.T) {
+	t.Parallel()
 	k := startKeysTest(t, nil)
 	const refused = 255
 	for _, c := range []struct {
@@ -258,6 +259,7 @@ func (k *keysTest) cert(key, ca ssh.Signer, change func(*ssh.Certificate)) ssh.S
 
 // TestKeysCertificate: certificates made by ssh-keygen, shown by stock ssh.
 func TestKeysCertificate(t *testing.T) {
+	t.Parallel()
 	keygen, err := exec.LookPath("ssh-keygen")
 	if err != nil {
 		t.Skip("no ssh-keygen here")

@@ -199,6 +199,7 @@ func sshdPublic(t testing.TB, line string) ssh.PublicKey {
 
 // TestKeysAsKeygenReads: ssh-keygen finds in a file the fingerprints that we do.
 func TestKeysAsKeygenReads(t *testing.T) {
+	t.Parallel()
 	keygen, err := exec.LookPath("ssh-keygen")
 	if err != nil {
 		t.Skip("no ssh-keygen here")

@@ -344,6 +344,7 @@ func TestSSHDUnixAsUser(t *testing.T) {
 // far end, by a socket that only the user may use and that ends with the
 // connection.
 func TestSSHDAgentStock(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"ssh-agent", "ssh-add"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skip("no", tool)

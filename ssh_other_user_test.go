@@ -27,6 +27,9 @@ func init() {
 	if isNetChild(os.Args) {
 		os.Exit(exitStatus(runNetChild()))
 	}
+	if isFilesChild(os.Args) {
+		os.Exit(exitStatus(runFilesChild()))
+	}
 }
 
 // nobodySSHD logs everybody in as nobody, with a shell.

@@ -85,6 +85,7 @@ func keysTestTidy(cmd *exec.Cmd) {
 
 // TestPasswordStock: both methods with a stock client, right and wrong.
 func TestPasswordStock(t *testing.T) {
+	t.Parallel()
 	for _, method := range []string{"password", "keyboard-interactive"} {
 		k, _ := startPasswordTest(t, "password")
 		k.want(k.asks("right", method), "in\n", 0)

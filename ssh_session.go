@@ -28,13 +28,14 @@ type sshSession struct {
 	ch   ssh.Channel
 	in   *guardedReader // of ch
 
-	env    []string // what the client set, in KEY=value form
-	pty    *ptyRequest
-	noPty  error         // why a client that did not wait for the answer gets none
-	notice string        // to be shown before all else
-	child  *sshChild     // nil until shell or exec
-	over   bool          // a request to start something was refused
-	ended  chan struct{} // closed when all has been said and the channel is to close
+	env       []string // what the client set, in KEY=value form
+	pty       *ptyRequest
+	noPty     error         // why a client that did not wait for the answer gets none
+	notice    string        // to be shown before all else
+	child     *sshChild     // nil until shell or exec
+	over      bool          // a request to start something was refused, or files are served in this process
+	stopFiles func()        // ends long work of files that are served in this process; nil else
+	ended     chan struct{} // closed when all has been said and the channel is to close
 
 	expired atomic.Bool // the command has run for longer than it may
 
@@ -46,6 +47,7 @@ const (
 	kindShell = "shell"
 	kindExec  = "exec"
 	kindSFTP  = "sftp"
+	kindSCP   = "scp"
 )
 
 func (c *sshConnection) session(nc ssh.NewChannel) {
@@ -65,6 +67,10 @@ func (c *sshConnection) session(nc ssh.NewChannel) {
 // closed is called when the channel is: by us at the end, by the client, or
 // with its connection.
 func (s *sshSession) closed() {
+	if s.stopFiles != nil {
+		s.stopFiles()
+		return
+	}
 	if s.child == nil {
 		s.in.close()
 		return
@@ -91,21 +97,25 @@ func discard(r io.Reader) {
 func (s *sshSession) handle(req *ssh.Request) {
 	switch req.Type {
 	case "shell":
-		s.start(req, kindShell, nil)
+		s.startAsked(req, kindShell, nil)
 	case "exec":
 		var m struct{ Command string }
 		if ssh.Unmarshal(req.Payload, &m) != nil || strings.ContainsRune(m.Command, 0) {
 			reply(req, false)
 			return
 		}
-		s.start(req, kindExec, &m.Command)
+		s.startAsked(req, kindExec, &m.Command)
 	case "subsystem":
 		var m struct{ Name string }
-		if ssh.Unmarshal(req.Payload, &m) != nil || m.Name != kindSFTP || s.conn.login.command == nil {
+		if ssh.Unmarshal(req.Payload, &m) != nil || m.Name != kindSFTP {
 			reply(req, false)
 			return
 		}
-		s.start(req, kindSFTP, &sftpCommand)
+		if s.conn.login.command == nil {
+			s.startFiles(req, kindSFTP, "")
+			return
+		}
+		s.startAsked(req, kindSFTP, &sftpCommand)
 	default:
 		reply(req, s.handleSimple(req))
 	}
@@ -203,6 +213,15 @@ func (s *sshSession) resize(size windowChangeMsg) bool {
 		return true
 	}
 	return s.child.term.resize(size) == nil
+}
+
+// startAsked starts what was asked for, files where that means files.
+func (s *sshSession) startAsked(req *ssh.Request, kind string, command *string) {
+	if protocol, scp, ok := s.asFiles(command); ok {
+		s.startFiles(req, protocol, scp)
+		return
+	}
+	s.start(req, kind, command)
 }
 
 // start starts shell or command. The reply goes out before anything that the

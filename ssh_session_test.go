@@ -251,13 +251,13 @@ func TestSSHDRequests(t *testing.T) {
 		}
 	}
 	s := d.newSession(cl)
-	sftp := ssh.Marshal(struct{ Name string }{"sftp"})
+	netconf := ssh.Marshal(struct{ Name string }{"netconf"})
 	hup := ssh.Marshal(struct{ Name string }{"HUP"})
 	before := []struct {
 		name    string
 		payload []byte
 	}{
-		{"subsystem", sftp}, {"x11-req", nil}, {"auth-agent-req@openssh.com", nil}, {"break", nil},
+		{"subsystem", netconf}, {"x11-req", nil}, {"auth-agent-req@openssh.com", nil}, {"break", nil},
 		{"signal", hup}, {"window-change", nil}, {"pty-req", []byte{1}}, {"env", []byte{0}}, {"exec", []byte{9}},
 		{"keepalive@openssh.com", nil}, {"nonsense@example.com", nil},
 	}

@@ -75,6 +75,7 @@ func TestSSHDForcedCommand(t *testing.T) {
 }
 
 func TestSSHDAllowedCommands(t *testing.T) {
+	t.Parallel()
 	d := sshdWith(t, func(c *serverConfig) { c.allowedCommands = []string{"printf", "/bin/sh", "no-such-program", "."} }, keyLimits{})
 	d.want(d.ssh("h", `printf '%s|' 'a  b' "c'd" \$HOME`), "a  b|c'd|$HOME|", 0)
 	d.want(d.ssh("h", `/bin/sh -c 'echo $0; exit 9'`), "/bin/sh\n", 9)

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -184,19 +183,12 @@ func loadHostKeys(files []string) (keys []ssh.Signer, err error) {
 const maxHostKeyFile = 64 << 10
 
 func loadHostKey(file string) (ssh.Signer, error) {
-	st, err := os.Stat(file)
-	if err != nil {
-		return nil, err
-	}
+	b, st, err := readSmall(file, maxHostKeyFile)
 	switch {
-	case !st.Mode().IsRegular() || st.Size() > maxHostKeyFile:
-		return nil, errors.New("not the file of a key")
+	case err != nil:
+		return nil, err
 	case runtime.GOOS != "windows" && st.Mode().Perm()&0o077 != 0:
 		return nil, withHint(fmt.Errorf("mode %04o lets others read it", st.Mode().Perm()), "chmod 600 %s", file)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
 	}
 	k, err := ssh.ParsePrivateKey(b)
 	if missing := (*ssh.PassphraseMissingError)(nil); errors.As(err, &missing) {

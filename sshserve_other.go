@@ -35,5 +35,7 @@ func (*sshServer) list(string) []sshStatus                        { return nil }
 func (*sshServer) kill(func(id, user, token string) bool) (n int) { return 0 }
 
 // There is no child process for it either.
-func isNetChild([]string) bool { return false }
-func runNetChild() error       { return errNoSSHServer }
+func isNetChild([]string) bool   { return false }
+func runNetChild() error         { return errNoSSHServer }
+func isFilesChild([]string) bool { return false }
+func runFilesChild() error       { return errNoSSHServer }
