@@ -9,9 +9,9 @@ STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK  = golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 # How long "make fuzz" spends on each target.
-FUZZTIME    ?= 45s
+FUZZTIME    ?= 40s
 
-.PHONY: screenshots build demo test slow check vet staticcheck modules layout cross size vuln fuzz mutants qemu judge lab lab-full clean
+.PHONY: bench screenshots build demo test slow check vet staticcheck modules layout cross size vuln fuzz mutants qemu judge lab lab-full clean
 
 build: ## the program for this machine: ./sessio
 	testdata/build.sh '$(LDFLAGS)' -o sessio
@@ -75,7 +75,14 @@ qemu: ## the demo's walkthrough on emulated mipsle and arm
 # A million datagrams of junk and 100 MB each way are among them: a minute.
 judge: build ## the program as built, with stock clients, kill -9 and /proc
 	testdata/tools.sh judge
-	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -timeout 18m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
+	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -timeout 25m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
+
+# ROUNDS and MIB choose between minutes and precision.
+ROUNDS ?= 3
+MIB    ?= 1024
+bench: build ## speed and memory beside stock OpenSSH in one run, against budgets: about ten minutes
+	testdata/tools.sh judge
+	SESSIO_BENCH=$(ROUNDS) SESSIO_BENCH_MIB=$(MIB) SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -count 1 -timeout 18m -v -run '^TestBench$$' .
 
 screenshots: ## the pages as a browser shows them, wide and as a phone: dist/screenshots
 	testdata/tools.sh test

@@ -9,25 +9,25 @@ status=0
 
 # name; what is aimed at, with xz -9 too; what either may be now. - = only
 # reported. The aim is missed since the coordinator has a page and the device a
-# whole SSH server: what may be is what is, and a little, so that it does not
+# whole SSH server with files: what may be is what is, and a little, so that it does not
 # grow unseen.
 budgets="
-linux-amd64 10000000 3300000 11650000 3550000
-linux-arm64 9300000 2900000 10650000 3080000
-linux-armv5 9700000 3000000 11050000 3150000
-linux-armv6 9700000 3000000 11050000 3150000
-linux-armv7 9700000 3000000 11050000 3150000
+linux-amd64 10000000 3300000 12250000 3720000
+linux-arm64 9300000 2900000 11250000 3220000
+linux-armv5 9700000 3000000 11600000 3300000
+linux-armv6 9700000 3000000 11600000 3300000
+linux-armv7 9700000 3000000 11600000 3300000
 linux-riscv64 - - - -
-linux-mips 11000000 2900000 12800000 3000000
-linux-mipsle 11000000 2900000 12800000 3000000
-router-linux-amd64 8500000 - 10350000 -
-router-linux-arm64 8000000 - 9550000 -
-router-linux-armv5 8200000 - 9900000 -
-router-linux-armv6 8200000 - 9900000 -
-router-linux-armv7 8200000 - 9900000 -
+linux-mips 11000000 2900000 13350000 3060000
+linux-mipsle 11000000 2900000 13350000 3100000
+router-linux-amd64 8500000 - 10900000 -
+router-linux-arm64 8000000 - 10000000 -
+router-linux-armv5 8200000 - 10350000 -
+router-linux-armv6 8200000 - 10250000 -
+router-linux-armv7 8200000 - 10250000 -
 router-linux-riscv64 - - - -
-router-linux-mips 9200000 - 11400000 -
-router-linux-mipsle 9200000 - 11400000 -
+router-linux-mips 9200000 - 11850000 -
+router-linux-mipsle 9200000 - 11850000 -
 "
 over() { [ "$2" != - ] && [ "$1" -gt "$2" ]; }
 mb() { if [ "$1" = - ]; then echo -; else awk -v n="$1" 'BEGIN { printf "%.2f", n / 1e6 }'; fi; }
