@@ -14,13 +14,7 @@ import (
 type scpCommand struct {
 	sink                     bool // -t, else -f
 	recursive, times, folder bool // -r, -p, -d
-	paths                    []scpWord
-}
-
-// A scpWord is a word without its quotes, with a note of which bytes had none.
-type scpWord struct {
-	text string
-	bare []bool // by byte: * ? [ ~ have their meaning
+	paths                    []bareWord
 }
 
 // maxScpCommand is the longest command read, in bytes.
@@ -61,65 +55,13 @@ func parseScpCommand(s string) (c scpCommand, ok bool) {
 	return c, c.sink != from && len(words) > 0
 }
 
-// scpWords splits a command as sh does; ok is false where it would do more.
-func scpWords(s string) (words []scpWord, ok bool) {
+// scpWords splits a command as sh does; ok is false where it would do more than
+// expand ~ and globs.
+func scpWords(s string) (words []bareWord, ok bool) {
 	if len(s) > maxScpCommand || strings.ContainsRune(s, 0) {
 		return nil, false
 	}
-	var w scpWord
-	begun := false // '' is a word too
-	add := func(c byte, bare bool) {
-		w.text, w.bare, begun = w.text+string([]byte{c}), append(w.bare, bare), true
-	}
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == ' ' || c == '\t':
-			if begun {
-				words = append(words, w)
-			}
-			w, begun = scpWord{}, false
-		case c == '\'':
-			n := strings.IndexByte(s[i+1:], '\'')
-			if n < 0 {
-				return nil, false
-			}
-			for _, c := range []byte(s[i+1 : i+1+n]) {
-				add(c, false)
-			}
-			i, begun = i+1+n, true
-		case c == '"':
-			begun = true
-			for i++; i < len(s) && s[i] != '"'; i++ {
-				if s[i] == '$' || s[i] == '`' {
-					return nil, false
-				}
-				if s[i] == '\\' && i+1 < len(s) && strings.IndexByte("$`\"\\\n", s[i+1]) >= 0 {
-					if i++; s[i] == '\n' {
-						continue
-					}
-				}
-				add(s[i], false)
-			}
-			if i == len(s) {
-				return nil, false
-			}
-		case c == '\\':
-			if i++; i == len(s) {
-				return nil, false
-			}
-			if s[i] != '\n' {
-				add(s[i], false)
-			}
-		case strings.IndexByte(";&|<>()$`{}\n\r", c) >= 0 || c == '#' && !begun:
-			return nil, false
-		default:
-			add(c, true)
-		}
-	}
-	if begun {
-		words = append(words, w)
-	}
-	return words, true
+	return shellWords(s, ";&|<>()$`{}\n\r", true)
 }
 
 // A scpTree is what globs are looked up in.
@@ -135,7 +77,7 @@ const maxScpPaths = 100_000
 var errScpPaths = errors.New("the pattern matches too many files")
 
 // expand is what the word stands for: itself where nothing matches, as in sh.
-func (w scpWord) expand(t scpTree) ([]string, error) {
+func (w bareWord) expand(t scpTree) ([]string, error) {
 	text, bare := w.text, w.bare
 	prefix := ""
 	if name, _, _ := strings.Cut(text, "/"); strings.HasPrefix(name, "~") && !slices.Contains(bare[:len(name)], false) {

@@ -76,65 +76,20 @@ func allowedProgram(acct osAccount, command *string, allowed []string, pathList 
 // of it, and refuses what a shell would do more with: substitution, globs,
 // several commands. Quotes and backslashes are undone.
 func splitCommand(line string) (words []string, err error) {
-	var word []byte
-	for i := 0; i < len(line); i++ {
-		switch c := line[i]; {
-		case c == ' ' || c == '\t':
-			if word != nil {
-				words, word = append(words, string(word)), nil
-			}
-			continue
-		case c == '\'' || c == '"':
-			text, n := unquote(line[i:])
-			if n == 0 {
-				return nil, errNeedsShell
-			}
-			word = append(word, text...)
-			i += n - 1
-		case c == '\\' && i+1 < len(line) && line[i+1] != '\n':
-			i++
-			word = append(word, line[i])
-		case strings.IndexByte("\\|&;<>()$`*?[{\n", c) >= 0,
-			c == '#' && word == nil,
-			c == '~' && (len(word) == 0 || strings.IndexByte("=:", word[len(word)-1]) >= 0):
-			return nil, errNeedsShell
-		default:
-			word = append(word, c)
+	split, ok := shellWords(line, "|&;<>()$`*?[{\n", false)
+	for _, w := range split {
+		for i, bare := range w.bare { // a home
+			ok = ok && (!bare || w.text[i] != '~' || i > 0 && strings.IndexByte("=:", w.text[i-1]) < 0)
 		}
-		if word == nil {
-			word = []byte{} // '' is a word
-		}
+		words = append(words, w.text)
 	}
-	if word != nil {
-		words = append(words, string(word))
+	if !ok {
+		return nil, errNeedsShell
 	}
 	return words, nil
 }
 
 var errNeedsShell = errors.New("the command needs a shell, and shell.allowed_commands has none: plain words and quotes only")
-
-// unquote undoes the quotes that s begins with; n is how long they are, 0 when
-// they do not end or hold what a shell would expand.
-func unquote(s string) (text []byte, n int) {
-	quote := s[0]
-	for i := 1; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == quote:
-			return text, i + 1
-		case quote == '\'':
-			text = append(text, c)
-		case c == '$' || c == '`':
-			return nil, 0
-		case c == '\\' && i+1 < len(s) && strings.IndexByte("$`\"\\\n", s[i+1]) >= 0:
-			if i++; s[i] != '\n' { // which is gone with its backslash
-				text = append(text, s[i])
-			}
-		default:
-			text = append(text, c)
-		}
-	}
-	return nil, 0
-}
 
 // neverEnv are variables that no client sets, whatever the configuration says:
 // they would change what a command means, or who is told to have called.
