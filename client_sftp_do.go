@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -310,29 +309,6 @@ func (s *sftpShell) stat(path string) error {
 
 func sayTime(t uint32) string { return time.Unix(int64(t), 0).Format(time.RFC3339) }
 
-// modeLetters is a mode as "ls -l" has it.
-func modeLetters(mode uint32) string {
-	b := []byte("?rwxrwxrwx")
-	for i, kind := range []uint32{modeFile, modeDir, modeLink, 0o010000, 0o140000, 0o020000, 0o060000} {
-		if mode&modeType == kind {
-			b[0] = "-dlpscb"[i]
-		}
-	}
-	for i := range 9 {
-		if mode>>(8-i)&1 == 0 {
-			b[1+i] = '-'
-		}
-	}
-	for i, m := range goModes {
-		if at := 3 + 3*i; mode&m.bit != 0 && b[at] == 'x' {
-			b[at] = "sst"[i]
-		} else if mode&m.bit != 0 {
-			b[at] = "SST"[i]
-		}
-	}
-	return string(b)
-}
-
 // A sftpEntry is a line of ls.
 type sftpEntry struct {
 	name, long string
@@ -399,7 +375,7 @@ func (s *sftpShell) lsDir(flags, path, shown string) error {
 func (s *sftpShell) lsShow(flags string, list []sftpEntry) error {
 	has := func(f string) bool { return strings.Contains(flags, f) }
 	if !has("f") {
-		slices.SortFunc(list, func(a, b sftpEntry) int {
+		sortBy(list, func(a, b sftpEntry) int {
 			order := strings.Compare(a.name, b.name)
 			switch {
 			case has("t"):

@@ -11,7 +11,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 	"time"
@@ -44,7 +43,7 @@ type sftpServer struct {
 	log     func(int, string, ...any) // nil: no log; 0 errors, 1 what is opened and changed, 2 all
 	handles map[uint32]*sftpOpened
 	lastID  uint32
-	names   map[uint64]string // users and groups
+	names   map[string]map[uint32]string // of users and groups, by file and id
 }
 
 // A sftpOpened is what a handle stands for: one of them.
@@ -57,7 +56,7 @@ type sftpOpened struct {
 // work ends with ctx.
 func (s *sftpServer) serve(ctx context.Context, r io.Reader, w io.Writer) error {
 	s.ctx, s.in, s.w = ctx, bufio.NewReaderSize(r, sftpReadBuffer), w
-	s.handles, s.names = map[uint32]*sftpOpened{}, map[uint64]string{}
+	s.handles, s.names = map[uint32]*sftpOpened{}, map[string]map[uint32]string{}
 	defer func() {
 		for _, h := range s.handles {
 			h.abandon()
@@ -460,12 +459,7 @@ func (s *sftpServer) usersGroups(id uint32, in cryptobyte.String) error {
 			return errSFTPShort
 		}
 		for ; len(ids) > 0 && len(names) < maxSFTPData/4; ids = ids[4:] {
-			n := binary.BigEndian.Uint32(ids)
-			name := s.nameOf(file, n)
-			if name == fmt.Sprint(n) {
-				name = ""
-			}
-			names = appendSFTPString(names, name)
+			names = appendSFTPString(names, s.nameOf(file, binary.BigEndian.Uint32(ids)))
 		}
 		reply = appendSFTPString(reply, names)
 	}

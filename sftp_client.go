@@ -28,16 +28,6 @@ const (
 	maxSFTPHandle = 256     // section 3
 )
 
-// The types among the bits of a mode, POSIX.
-const (
-	modeType = 0o170000
-	modeFile = 0o100000
-	modeDir  = 0o040000
-	modeLink = 0o120000
-)
-
-func (a sftpAttrs) is(kind uint32) bool { return a.flags&sftpHasMode != 0 && a.mode&modeType == kind }
-
 // A sftpError is a STATUS that is no success.
 type sftpError struct {
 	code uint32

@@ -6,10 +6,12 @@ package main
 // error, the lines of listings, names of users and groups, and of requests.
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -49,63 +51,34 @@ func (s *sftpServer) longName(e *fileEntry, now time.Time) string {
 	if age := now.Sub(at); age < 365*24*time.Hour/2 && age >= 0 {
 		when = at.Format("Jan _2 15:04")
 	}
-	return fmt.Sprintf("%s %3d %-8s %-8s %8d %s %s", modeText(e.mode), e.links,
-		s.nameOf(passwdFile, e.uid), s.nameOf(groupFile, e.gid), e.size, when, e.name)
+	return fmt.Sprintf("%s  %3d %-8s %-8s %8d %s %s", modeLetters(e.mode), e.links,
+		s.nameOrNumber(passwdFile, e.uid), s.nameOrNumber(groupFile, e.gid), e.size, when, e.name)
 }
 
-// modeText is a mode as strmode(3) has it, with its blank behind.
-func modeText(mode uint32) string {
-	b := []byte("?rwxrwxrwx ")
-	for i, c := range "pcdb-ls" {
-		if mode&unix.S_IFMT == [...]uint32{unix.S_IFIFO, unix.S_IFCHR, unix.S_IFDIR, unix.S_IFBLK, unix.S_IFREG, unix.S_IFLNK, unix.S_IFSOCK}[i] {
-			b[0] = byte(c)
-		}
-	}
-	for i := range 9 {
-		if mode>>(8-i)&1 == 0 {
-			b[1+i] = '-'
-		}
-	}
-	for i, x := range [...]struct {
-		bit  uint32
-		c, C byte
-	}{{unix.S_ISUID, 's', 'S'}, {unix.S_ISGID, 's', 'S'}, {unix.S_ISVTX, 't', 'T'}} {
-		if at := &b[3+3*i]; mode&x.bit != 0 && *at == 'x' {
-			*at = x.c
-		} else if mode&x.bit != 0 {
-			*at = x.C
-		}
-	}
-	return string(b)
-}
-
-// nameOf is the name of an id in passwd or group, the number where it has none.
+// nameOf is the name of an id in passwd or group, "" where it has none: both have
+// it in the third field. Each file is read once a session.
 func (s *sftpServer) nameOf(file string, id uint32) string {
-	key := uint64(id) << 1
-	if file == groupFile {
-		key |= 1
-	}
-	name, ok := s.names[key]
-	if !ok {
-		if name = idName(file, id); name == "" {
-			name = fmt.Sprint(id)
+	if s.names[file] == nil {
+		names := map[uint32]string{}
+		b, _ := os.ReadFile(file)
+		for line := range strings.Lines(string(b)) {
+			f := strings.SplitN(line, ":", 4)
+			if len(f) < 4 {
+				continue
+			}
+			n, err := strconv.ParseUint(f[2], 10, 32)
+			if _, taken := names[uint32(n)]; err == nil && !taken {
+				names[uint32(n)] = f[0]
+			}
 		}
-		if len(s.names) < 1<<10 {
-			s.names[key] = name
-		}
+		s.names[file] = names
 	}
-	return name
+	return s.names[file][id]
 }
 
-// idName finds the name of an id: passwd and group have it in the third field.
-func idName(file string, id uint32) string {
-	b, _ := os.ReadFile(file)
-	for line := range strings.Lines(string(b)) {
-		if f := strings.SplitN(line, ":", 4); len(f) == 4 && f[2] == fmt.Sprint(id) {
-			return f[0]
-		}
-	}
-	return ""
+// nameOrNumber is nameOf, or the id itself.
+func (s *sftpServer) nameOrNumber(file string, id uint32) string {
+	return cmp.Or(s.nameOf(file, id), strconv.FormatUint(uint64(id), 10))
 }
 
 // sftpKindNames are requests as sftp-server's -P and -p name them.

@@ -414,3 +414,36 @@ func sftpStatusText(code uint32) string {
 	}
 	return "Unknown error"
 }
+
+// The types among the bits of a mode, POSIX.
+const (
+	modeType = 0o170000
+	modeFile = 0o100000
+	modeDir  = 0o040000
+	modeLink = 0o120000
+)
+
+func (a sftpAttrs) is(kind uint32) bool { return a.flags&sftpHasMode != 0 && a.mode&modeType == kind }
+
+// modeLetters is a mode as "ls -l" has it.
+func modeLetters(mode uint32) string {
+	b := []byte("?rwxrwxrwx")
+	for i, kind := range [...]uint32{modeFile, modeDir, modeLink, 0o010000, 0o140000, 0o020000, 0o060000} {
+		if mode&modeType == kind {
+			b[0] = "-dlpscb"[i]
+		}
+	}
+	for i := range 9 {
+		if mode>>(8-i)&1 == 0 {
+			b[1+i] = '-'
+		}
+	}
+	for i := range 3 { // setuid, setgid, sticky
+		if at := 3 + 3*i; mode&(0o4000>>i) != 0 && b[at] == 'x' {
+			b[at] = "sst"[i]
+		} else if mode&(0o4000>>i) != 0 {
+			b[at] = "SST"[i]
+		}
+	}
+	return string(b)
+}
