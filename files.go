@@ -21,7 +21,7 @@ import (
 
 // fileRules are what holds for the files of one session.
 type fileRules struct {
-	protocol string // sftp or scp, for the audit
+	protocol string // sftp or scp: whose settings hold
 	user     string // as the filter knows them
 	home     string // on disk; where relative paths begin, as far as it lies in root
 	root     string // "" the whole file system
@@ -115,7 +115,7 @@ func (d *fileDoor) tell(kind auditType, pl *filePlace, e auditEvent, err error) 
 	if d.note == nil {
 		return
 	}
-	e.kind, e.path, e.protocol, e.result = kind, pl.seen, d.protocol, auditSuccess
+	e.kind, e.path, e.result = kind, pl.seen, auditSuccess
 	if err != nil {
 		e.result, e.details = auditFailure, err.Error()
 	}
@@ -137,7 +137,7 @@ func (d *fileDoor) judge(op filterOp, pl *filePlace, size int64) filterVerdict {
 
 // apply makes an error of a verdict, and records what is to be recorded.
 func (d *fileDoor) apply(op filterOp, pl *filePlace, v filterVerdict) error {
-	e := auditEvent{kind: auditTransferAllowed, path: pl.seen, protocol: d.protocol, result: auditSuccess, rule: v.rule, details: string(op)}
+	e := auditEvent{kind: auditTransferAllowed, path: pl.seen, result: auditSuccess, rule: v.rule, details: string(op)}
 	var err error
 	switch v.action {
 	case filterAllow:
@@ -390,9 +390,13 @@ func (d *fileDoor) rename(old, name string, replace bool) error {
 	return err
 }
 
-// renameKept is rename for file systems that know no rename that keeps what is
-// there. As in OpenSSH a file gets its name by a link, which fails where one is.
-func renameKept(a, b *filePlace) error {
+// renameNew fails where the new name is taken. For file systems that cannot, as
+// in OpenSSH a file gets its name by a link, which fails where one is.
+func renameNew(a, b *filePlace) error {
+	err := renameKeeping(a, b)
+	if err != unix.EINVAL && err != unix.ENOSYS && err != unix.ENOTSUP {
+		return err
+	}
 	st, err := a.stat()
 	if err != nil {
 		return err
@@ -518,10 +522,9 @@ type fileSystem struct {
 
 // An openDir lists a directory.
 type openDir struct {
-	door  *fileDoor
-	place filePlace
 	f     *os.File
 	fd    int
+	top   bool // what is above it is nobody's business
 	begun bool
 }
 
@@ -544,7 +547,7 @@ func (d *fileDoor) openDir(p string) (*openDir, error) {
 	if d.tell(auditDirectoryListed, &pl, auditEvent{}, err); err != nil {
 		return nil, err
 	}
-	return &openDir{door: d, place: pl.name0(), f: os.NewFile(uintptr(fd), ""), fd: fd}, nil
+	return &openDir{f: os.NewFile(uintptr(fd), ""), fd: fd, top: d.base != "" && pl.inside == "/"}, nil
 }
 
 // next returns up to n entries, "." and ".." before the first n; io.EOF behind the last. What
@@ -560,8 +563,8 @@ func (o *openDir) next(n int) (list []fileEntry, err error) {
 	o.begun = true
 	for _, name := range names {
 		at := name
-		if name == ".." && o.place.inside == "/" && o.door.base != "" {
-			at = "." // what is above a root is nobody's business
+		if name == ".." && o.top {
+			at = "."
 		}
 		var st unix.Stat_t
 		if unix.Fstatat(o.fd, at, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {

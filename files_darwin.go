@@ -11,13 +11,9 @@ func (pl *filePlace) chmod(mode uint32) error {
 	return unix.Fchmodat(pl.dir, pl.name, mode, pl.flag())
 }
 
-// renameNew fails where the new name is taken.
-func renameNew(a, b *filePlace) error {
-	err := unix.RenameatxNp(a.dir, a.name, b.dir, b.name, unix.RENAME_EXCL)
-	if err == unix.EINVAL || err == unix.ENOTSUP || err == unix.ENOSYS {
-		return renameKept(a, b)
-	}
-	return err
+// renameKeeping renames, or fails where the new name is taken.
+func renameKeeping(a, b *filePlace) error {
+	return unix.RenameatxNp(a.dir, a.name, b.dir, b.name, unix.RENAME_EXCL)
 }
 
 // statFileSystem: the last two flags and numbers are as statvfs(3) has them.

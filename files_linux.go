@@ -32,13 +32,9 @@ func (pl *filePlace) chmod(mode uint32) error {
 	return unix.Chmod("/proc/self/fd/"+strconv.Itoa(fd), mode)
 }
 
-// renameNew fails where the new name is taken.
-func renameNew(a, b *filePlace) error {
-	err := unix.Renameat2(a.dir, a.name, b.dir, b.name, unix.RENAME_NOREPLACE)
-	if err == unix.EINVAL || err == unix.ENOSYS {
-		return renameKept(a, b)
-	}
-	return err
+// renameKeeping renames, or fails where the new name is taken.
+func renameKeeping(a, b *filePlace) error {
+	return unix.Renameat2(a.dir, a.name, b.dir, b.name, unix.RENAME_NOREPLACE)
 }
 
 func statFileSystem(fd int) (fileSystem, error) {

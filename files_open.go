@@ -137,15 +137,14 @@ func (f *openFile) open(mode uint32) (err error) {
 // and what the kernel only makes up; to write that is refused in any case: by
 // /proc/self/mem this process itself would be changed.
 func (f *openFile) check() error {
-	made := onProc(f.fd)
+	if (f.door.walks || f.pflags&sftpOpenWrite != 0) && onProc(f.fd) {
+		return unix.EACCES
+	}
 	if !f.door.walks {
-		if made && f.pflags&sftpOpenWrite != 0 {
-			return unix.EACCES
-		}
 		return nil
 	}
 	st, err := f.stat()
-	if err == nil && (made || !st.isRegular() && !st.isDir()) {
+	if err == nil && !st.isRegular() && !st.isDir() {
 		err = unix.EACCES
 	}
 	return err

@@ -48,11 +48,6 @@ func (pl *filePlace) close() {
 	}
 }
 
-// name0 is pl for who needs its paths only.
-func (pl *filePlace) name0() filePlace {
-	return filePlace{seen: pl.seen, inside: pl.inside, resolved: pl.resolved}
-}
-
 func (pl *filePlace) flag() int {
 	if pl.follow {
 		return 0
