@@ -38,8 +38,8 @@ type scpServer struct {
 }
 
 // serveSCP does a command and returns its exit status.
-func serveSCP(d *fileDoor, c scpCommand, rw io.ReadWriter, log func(string)) int {
-	s := &scpServer{scpCommand: c, door: d, in: bufio.NewReaderSize(rw, scpChunk), out: bufio.NewWriterSize(rw, scpChunk), log: log, buf: make([]byte, scpChunk)}
+func serveSCP(d *fileDoor, c scpCommand, in io.Reader, out io.Writer, log func(string)) int {
+	s := &scpServer{scpCommand: c, door: d, in: bufio.NewReaderSize(in, scpChunk), out: bufio.NewWriterSize(out, scpChunk), log: log, buf: make([]byte, scpChunk)}
 	tree := scpTree{home: func(user string) (string, error) { return d.expand("~" + user) }, list: s.names, is: func(file string) bool {
 		_, err := d.lstat(file)
 		return err == nil

@@ -30,10 +30,7 @@ func scpTestServe(t testing.TB, r fileRules, command string, in io.Reader, out i
 		t.Fatal(err)
 	}
 	defer d.close()
-	return serveSCP(d, c, struct {
-		io.Reader
-		io.Writer
-	}{in, out}, nil)
+	return serveSCP(d, c, in, out, nil)
 }
 
 // scpTestStock does ours against a stock scp on the other side, and returns the

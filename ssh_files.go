@@ -14,7 +14,6 @@ import (
 	"path"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -27,27 +26,27 @@ type filesJob struct {
 
 // serve serves until the client has had enough, and returns the exit status.
 // What is left out of a copy is told on errs.
-func (j *filesJob) serve(ctx context.Context, d *fileDoor, rw io.ReadWriter, errs io.Writer) (status int, err error) {
+func (j *filesJob) serve(ctx context.Context, d *fileDoor, in io.Reader, out, errs io.Writer) (status int, err error) {
 	if j.scp == "" {
-		if err := (&sftpServer{door: d}).serve(ctx, rw, rw); err != nil {
+		if err := (&sftpServer{door: d}).serve(ctx, in, out); err != nil {
 			return 1, err
 		}
 		return 0, nil
 	}
 	c, _ := parseScpCommand(j.scp)
 	d.over = ctx.Err
-	return serveSCP(d, c, rw, func(line string) { io.WriteString(errs, "scp: "+line+"\n") }), nil
+	return serveSCP(d, c, in, out, func(line string) { io.WriteString(errs, "scp: "+line+"\n") }), nil
 }
 
-// asFiles reports whether files are served where shell or command was asked
-// for: for a command of SCP, and for a key that is bound to internal-sftp, as
-// sshd calls it.
-func (s *sshSession) asFiles(command *string) (protocol, scp string, ok bool) {
-	if forced := s.conn.login.command; forced != nil {
+// asFiles reports whether files are served where kind was asked for: for SFTP,
+// for a command of SCP, and for a key that is bound to internal-sftp, as sshd
+// calls it.
+func (s *sshSession) asFiles(kind string, command *string) (protocol, scp string, ok bool) {
+	switch forced := s.conn.login.command; {
+	case forced != nil:
 		return kindSFTP, "", strings.HasPrefix(*forced+" ", sftpCommand+" ")
-	}
-	if command == nil {
-		return "", "", false
+	case kind != kindExec:
+		return kindSFTP, "", kind == kindSFTP
 	}
 	_, ok = parseScpCommand(*command)
 	return kindSCP, *command, ok
@@ -136,10 +135,7 @@ func (s *sshSession) serveFiles(req *ssh.Request, j *filesJob) error {
 	s.work.Go(func() {
 		defer stop()
 		defer door.close()
-		code, err := j.serve(ctx, door, struct {
-			io.Reader
-			io.Writer
-		}{s.in, s.ch}, s.ch.Stderr())
+		code, err := j.serve(ctx, door, s.in, s.ch, s.ch.Stderr())
 		s.in.close()
 		if s.expired.Load() {
 			code = exitExpired
@@ -154,26 +150,15 @@ func (s *sshSession) serveFiles(req *ssh.Request, j *filesJob) error {
 		s.ch.CloseWrite()
 		s.ch.Close()
 	})
-	if limit := s.config().commandTimeout; limit > 0 {
-		s.work.Go(func() { s.expireFiles(limit) })
-	}
+	s.limit(s.expireFiles)
 	return nil
 }
 
-// expireFiles ends a session that is served here and lasts longer than limit:
-// the client answers the close, and then nothing can be read or written.
-func (s *sshSession) expireFiles(limit time.Duration) {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case <-s.ended:
-		return
-	case <-timer.C:
-	}
-	s.expired.Store(true)
-	s.conn.logf("ending it after %v", limit)
+// expireFiles ends a session that is served here: the client answers the close,
+// and then nothing can be read or written.
+func (s *sshSession) expireFiles() {
 	s.stopFiles()
 	s.sendStatus(exitExpired << 8)
-	io.WriteString(s.ch.Stderr(), "sessio: ended: it ran for longer than shell.command_timeout\r\n")
+	s.tellExpired()
 	s.ch.Close()
 }

@@ -106,19 +106,13 @@ func (s *sshSession) startFilesChild(req *ssh.Request, r *filesJob) error {
 			return err // smaller pipes do as well
 		})
 	}
-	reply(req, true)
-	s.conn.logf("%s started, pid %d", r.protocol, child.proc.Pid)
 	s.work.Go(func() {
 		rulesOut.Write(text) // fails when the child has ended
 		rulesOut.Close()
 		readFileEvents(events, s.noteFile(r.protocol))
 		events.Close()
 	})
-	s.work.Go(s.feed)
-	s.work.Go(func() { s.finish(r.protocol) })
-	if limit := s.config().commandTimeout; limit > 0 {
-		s.work.Go(func() { s.expire(limit) })
-	}
+	s.follow(req, r.protocol)
 	return nil
 }
 
@@ -188,10 +182,7 @@ func runFilesChild() error {
 		return fmt.Errorf("files-child: %w", err)
 	}
 	defer door.close()
-	status, err := j.serve(context.Background(), door, struct {
-		io.Reader
-		io.Writer
-	}{os.Stdin, os.Stdout}, os.Stderr)
+	status, err := j.serve(context.Background(), door, os.Stdin, os.Stdout, os.Stderr)
 	return &exitError{status, err}
 }
 

@@ -111,10 +111,6 @@ func (s *sshSession) handle(req *ssh.Request) {
 			reply(req, false)
 			return
 		}
-		if s.conn.login.command == nil {
-			s.startFiles(req, kindSFTP, "")
-			return
-		}
 		s.startAsked(req, kindSFTP, &sftpCommand)
 	default:
 		reply(req, s.handleSimple(req))
@@ -217,7 +213,7 @@ func (s *sshSession) resize(size windowChangeMsg) bool {
 
 // startAsked starts what was asked for, files where that means files.
 func (s *sshSession) startAsked(req *ssh.Request, kind string, command *string) {
-	if protocol, scp, ok := s.asFiles(command); ok {
+	if protocol, scp, ok := s.asFiles(kind, command); ok {
 		s.startFiles(req, protocol, scp)
 		return
 	}
@@ -244,13 +240,42 @@ func (s *sshSession) start(req *ssh.Request, kind string, command *string) {
 		kind = "forced command"
 	}
 	s.notice += s.child.notice
+	s.follow(req, kind)
+}
+
+// follow answers that the child has started, and sees to it from then on.
+func (s *sshSession) follow(req *ssh.Request, kind string) {
 	reply(req, true)
 	s.conn.logf("%s started, pid %d", kind, s.child.proc.Pid)
 	s.work.Go(s.feed)
 	s.work.Go(func() { s.finish(kind) })
-	if limit := s.config().commandTimeout; limit > 0 && kind != kindShell {
-		s.work.Go(func() { s.expire(limit) })
+	if kind != kindShell {
+		s.limit(s.expire)
 	}
+}
+
+// limit calls end when shell.command_timeout is over before the session is.
+func (s *sshSession) limit(end func()) {
+	limit := s.config().commandTimeout
+	if limit <= 0 {
+		return
+	}
+	s.work.Go(func() {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		select {
+		case <-s.ended:
+		case <-timer.C:
+			s.expired.Store(true)
+			s.conn.logf("ending it after %v", limit)
+			end()
+		}
+	})
+}
+
+// tellExpired says why nothing more comes.
+func (s *sshSession) tellExpired() {
+	io.WriteString(s.ch.Stderr(), "sessio: ended: it ran for longer than shell.command_timeout\r\n")
 }
 
 func (s *sshSession) config() *serverConfig { return s.conn.srv.policy.config() }
@@ -418,27 +443,19 @@ func (s *sshSession) finish(kind string) {
 	copying.Wait()
 	s.child.closeIO()
 	if s.expired.Load() {
-		io.WriteString(s.ch.Stderr(), "sessio: ended: it ran for longer than shell.command_timeout\r\n")
+		s.tellExpired()
 	}
 	close(s.ended)
 	s.ch.CloseWrite()
 	s.ch.Close()
 }
 
-// expire ends a command that runs for longer than limit, with all that it has
-// started: a process that has left its session and holds the pipes loses them.
-func (s *sshSession) expire(limit time.Duration) {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case <-s.ended:
-		return
-	case <-timer.C:
-	}
-	s.expired.Store(true)
-	s.conn.logf("pid %d: ending it after %v", s.child.proc.Pid, limit)
+// expire ends a command, with all that it has started: a process that has left
+// its session and holds the pipes loses them.
+func (s *sshSession) expire() {
 	s.child.end(syscall.SIGTERM)
-	timer.Reset(hangupGrace)
+	timer := time.NewTimer(hangupGrace)
+	defer timer.Stop()
 	select {
 	case <-s.ended:
 	case <-timer.C:
