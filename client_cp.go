@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -117,15 +116,8 @@ func cmdCp(ctx context.Context, op sshOpener, files stdio, a cpArgs) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	bar := newCPBar(files.err, a.quiet, time.Now)
-	e := &cpEngine{ctx: ctx, preserve: a.preserve, inplace: a.inplace, bar: bar}
-	e.say = func(path string, err error) {
-		bar.print(func() { sayError(files.err, "sessio: cp", fmt.Errorf("%s: %w", path, err)) })
-	}
-	e.note = func(path, text string) {
-		if !a.quiet {
-			bar.print(func() { fmt.Fprintf(files.err, "%s: %s\n", printable(path), printable(text)) })
-		}
-	}
+	e := newCPEngine(ctx, files.err, "cp", bar, a.quiet)
+	e.preserve, e.inplace = a.preserve, a.inplace
 	if a.rate > 0 {
 		e.limit = &rateLimit{rate: a.rate}
 	}

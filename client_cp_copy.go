@@ -52,6 +52,21 @@ type cpEngine struct {
 	failed bool                     // guarded by mu
 }
 
+// newCPEngine is an engine of a verb, which tells on errs what fails and, unless
+// it is quiet, what else is to be known.
+func newCPEngine(ctx context.Context, errs io.Writer, verb string, bar *cpBar, quiet bool) *cpEngine {
+	return &cpEngine{ctx: ctx, bar: bar,
+		say: func(path string, err error) {
+			bar.print(func() { sayError(errs, "sessio: "+verb, fmt.Errorf("%s: %w", path, err)) })
+		},
+		note: func(path, text string) {
+			if !quiet {
+				bar.print(func() { fmt.Fprintf(errs, "%s: %s\n", printable(path), printable(text)) })
+			}
+		},
+	}
+}
+
 // At once are many small files, so that they do not wait for round trips one
 // after another, and two large ones, so that one begins while the other ends.
 // As many jobs wait as walkers may be ahead.

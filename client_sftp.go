@@ -309,13 +309,8 @@ func (s *sftpShell) foundHere(w sftpWord) ([]string, error) {
 func (s *sftpShell) transfer(flags string, from []string, src, dst cpSide, to string) error {
 	bar := newCPBar(s.files.err, s.batch, time.Now)
 	goOn := strings.Contains(flags, "a")
-	e := &cpEngine{ctx: s.ctx, preserve: strings.ContainsAny(flags, "pP"), goOn: goOn, inplace: goOn, sync: strings.Contains(flags, "f"), bar: bar}
-	e.say = func(path string, err error) {
-		bar.print(func() { sayError(s.files.err, "sessio: sftp", fmt.Errorf("%s: %w", path, err)) })
-	}
-	e.note = func(path, text string) {
-		bar.print(func() { fmt.Fprintf(s.files.err, "%s: %s\n", printable(path), printable(text)) })
-	}
+	e := newCPEngine(s.ctx, s.files.err, "sftp", bar, false)
+	e.preserve, e.goOn, e.inplace, e.sync = strings.ContainsAny(flags, "pP"), goOn, goOn, strings.Contains(flags, "f")
 	t := &cpTree{e: e, recursive: strings.ContainsAny(flags, "rR"), dst: dst}
 	if err := t.aim(to, len(from)); err != nil {
 		bar.end(false)
