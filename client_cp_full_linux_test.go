@@ -24,17 +24,7 @@ func smallDisk(t *testing.T, dir string) (path string, room func()) {
 		cmd.Args = append(cmd.Args[:1], cmd.Args[3:]...)
 	}
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := startPiped(t, cmd)
 	t.Cleanup(func() { in.Close(); cmd.Wait() })
 	said := bufio.NewReader(out)
 	ready := func() {

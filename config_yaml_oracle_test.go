@@ -34,17 +34,7 @@ func startYAMLOracle(tb testing.TB) *yamlOracle {
 	}
 	cmd := exec.Command(file)
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		tb.Fatal(err)
-	}
+	in, out := startPiped(tb, cmd)
 	tb.Cleanup(func() {
 		in.Close()
 		cmd.Wait()

@@ -59,19 +59,9 @@ func newPebble(t *testing.T, env ...string) *pebbleCA {
 	cmd := exec.Command(file, dir, fmt.Sprint(int(acmeTestLife.Seconds())))
 	cmd.Env = append([]string{"PEBBLE_VA_NOSLEEP=1", "PEBBLE_AUTHZREUSE=0", "PEBBLE_WFE_NONCEREJECT=20"}, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var said bytes.Buffer
 	cmd.Stderr = &said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := startPiped(t, cmd)
 	p := &pebbleCA{t: t, in: in, out: bufio.NewReader(out), httpsFile: filepath.Join(dir, "https.pem")}
 	t.Cleanup(func() {
 		in.Close()

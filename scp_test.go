@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -38,17 +39,7 @@ func scpTestServe(t testing.TB, r fileRules, command string, in io.Reader, out i
 func scpTestStock(t *testing.T, r fileRules, ours string, stock ...string) (int, int) {
 	t.Helper()
 	cmd := exec.Command("scp", stock...)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := startPiped(t, cmd)
 	status := scpTestServe(t, r, ours, out, in)
 	in.Close()
 	io.Copy(io.Discard, out)
@@ -104,6 +95,17 @@ func scpTestTree(t *testing.T) string {
 // scpTestList is a tree as text: name, mode, content, and times if wanted.
 func scpTestList(t *testing.T, dir string, times bool) string {
 	t.Helper()
+	return treeText(t, dir, func(st fs.FileInfo) any {
+		if times {
+			return st.ModTime().Unix()
+		}
+		return ""
+	})
+}
+
+// treeText is a directory as text: names, modes, links, contents, and a stamp.
+func treeText(t testing.TB, dir string, stamp func(fs.FileInfo) any) string {
+	t.Helper()
 	var b strings.Builder
 	err := filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
 		if err != nil {
@@ -113,13 +115,14 @@ func scpTestList(t *testing.T, dir string, times bool) string {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&b, "%q %v", p[len(dir):], st.Mode())
-		if times {
-			fmt.Fprint(&b, " ", st.ModTime().Unix())
-		}
-		if st.Mode().IsRegular() {
+		fmt.Fprintf(&b, "%q %v %v", p[len(dir):], st.Mode(), stamp(st))
+		switch {
+		case st.Mode().IsRegular():
 			data, err := os.ReadFile(p)
-			fmt.Fprintf(&b, " %d %x %v", len(data), data[:min(len(data), 8)], err)
+			fmt.Fprintf(&b, " %d %x %v", len(data), sha256.Sum256(data), err)
+		case st.Mode()&fs.ModeSymlink != 0:
+			to, err := os.Readlink(p)
+			fmt.Fprintf(&b, " -> %q %v", to, err)
 		}
 		b.WriteByte('\n')
 		return nil

@@ -188,15 +188,7 @@ func oraclePeers(t testing.TB, walks bool) (ours, stock *oraclePeer) {
 		in.Close()
 	}()
 	cmd := exec.Command(stockSFTPServer, "-d", stock.dir)
-	var err2 error
-	stock.w, err = cmd.StdinPipe()
-	stock.r, err2 = cmd.StdoutPipe()
-	if err := last(err, err2); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	stock.w, stock.r = startPiped(t, cmd)
 	t.Cleanup(func() {
 		w.Close()
 		r.Close()

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"io"
 	"os"
+	"os/exec"
 	"testing"
 )
 
@@ -29,4 +31,20 @@ func toolFile() string {
 		return file
 	}
 	return os.Args[0]
+}
+
+// startPiped starts a program and returns its standard input and output.
+func startPiped(tb testing.TB, cmd *exec.Cmd) (in io.WriteCloser, out io.ReadCloser) {
+	tb.Helper()
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		out, err = cmd.StdoutPipe()
+	}
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		tb.Fatalf("%v: %v", cmd.Args, err)
+	}
+	return in, out
 }
