@@ -222,8 +222,8 @@ func (h *hub) send(now time.Time, from, to *port, b []byte) {
 // the share lost is the port's (Gilbert's model).
 func (p *port) loses() bool {
 	share, burst := p.loss/100, max(p.burst, 1)
-	if p.losing {
-		p.losing = rand.Float64() < 1-1/burst
+	if p.losing { // a path that loses nothing ends what was under way, too
+		p.losing = share > 0 && rand.Float64() < 1-1/burst
 	} else {
 		p.losing = share > 0 && rand.Float64() < share/(burst*(1-share))
 	}
