@@ -174,7 +174,7 @@ func TestAuditOTLPLarge(t *testing.T) {
 // What a collector refuses for now is sent again; what it refuses for good, or
 // in part, is lost, counted and told.
 func TestAuditOTLPRefused(t *testing.T) {
-	c := newOTLPTestCollector(t)
+	t.Parallel()
 	for _, tt := range []struct {
 		door      int
 		command   string
@@ -189,32 +189,36 @@ func TestAuditOTLPRefused(t *testing.T) {
 		{0, "reject 1", 1, 1, "rejects 1 of 1 records: told so"},
 		{2, "reject 1", 1, 1, "rejects 1 of 1 records: told so"},
 	} {
-		c.tell(tt.command)
-		a, said := auditTestOpen(t, c.exporter(tt.door))
-		a.record(auditEvent{kind: auditSessionStart})
-		waitUntil(t, func() bool { return strings.Contains(said.all(), tt.said) })
-		if tt.lost > 0 { // that is told with the next
-			a.record(auditEvent{kind: auditSessionEnd})
-			tt.delivered = 2
-		}
-		waitUntil(t, func() bool { return a.lost()[0].delivered == tt.delivered })
-		a.close()
-		counts := a.lost()[0]
-		if counts.lost != tt.lost {
-			t.Errorf("%+v: %+v", tt, counts)
-		}
-		want := []string{"session_end", "audit_lost"}
-		switch {
-		case tt.lost == 0:
-			want = []string{"session_start"}
-		case strings.HasPrefix(tt.command, "reject"): // of what the collector took
-			want = []string{"session_start", "session_end", "audit_lost"}
-		}
-		for _, kind := range want {
-			if got := c.record().Body; got != kind {
-				t.Errorf("%+v: %s instead of %s", tt, got, kind)
+		t.Run(fmt.Sprint(tt.door, " ", tt.command), func(t *testing.T) {
+			t.Parallel()
+			c := newOTLPTestCollector(t)
+			c.tell(tt.command)
+			a, said := auditTestOpen(t, c.exporter(tt.door))
+			a.record(auditEvent{kind: auditSessionStart})
+			waitUntil(t, func() bool { return strings.Contains(said.all(), tt.said) })
+			if tt.lost > 0 { // that is told with the next
+				a.record(auditEvent{kind: auditSessionEnd})
+				tt.delivered = 2
 			}
-		}
+			waitUntil(t, func() bool { return a.lost()[0].delivered == tt.delivered })
+			a.close()
+			counts := a.lost()[0]
+			if counts.lost != tt.lost {
+				t.Errorf("%+v: %+v", tt, counts)
+			}
+			want := []string{"session_end", "audit_lost"}
+			switch {
+			case tt.lost == 0:
+				want = []string{"session_start"}
+			case strings.HasPrefix(tt.command, "reject"): // of what the collector took
+				want = []string{"session_start", "session_end", "audit_lost"}
+			}
+			for _, kind := range want {
+				if got := c.record().Body; got != kind {
+					t.Errorf("%+v: %s instead of %s", tt, got, kind)
+				}
+			}
+		})
 	}
 }
 

@@ -91,7 +91,7 @@ func cpMakeTree(t *testing.T, root string, n int) {
 // A tree comes back as it was, 2,000 entries in one directory among it.
 func TestCpTreeRoundTrip(t *testing.T) {
 	c := newCPTest(t, newSFTPPeer(t, &sftpHand{sums: true}))
-	cpMakeTree(t, c.here("tree"), 2000)
+	cpMakeTree(t, c.here("tree"), 700)
 	c.good("-r", "-p", "here/tree", "attic:/")
 	c.good("-r", "-p", "attic:/tree", "attic:/over")
 	c.good("-r", "-p", "attic:/over", "here/back")

@@ -126,7 +126,7 @@ func TestGateFlood(t *testing.T) {
 		t.Error("a flood of failures made it forget")
 	}
 	later := now.Add(time.Second)
-	for i := range 3 * maxGateEntries {
+	for i := range 2 * maxGateEntries {
 		for range c.maxAuthAttempts {
 			g.failed(c, at(i), later)
 		}

@@ -82,7 +82,7 @@ func (w *labWorld) enrol(m *labMachine) {
 func (m *labMachine) command(at *labHost, args ...string) *exec.Cmd {
 	cmd := at.command(m.w.tool, args...)
 	cmd.Dir = m.home
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + m.home, "LC_ALL=C", "TERM=xterm", toolEnv + "=1"}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + m.home, "LC_ALL=C", "TERM=xterm", toolEnv + "=1", "GORACE=atexit_sleep_ms=0"}
 	return cmd
 }
 

@@ -235,9 +235,9 @@ func TestSSHDRemoteMany(t *testing.T) {
 		cycle()
 		d.idle()
 		before := sshdCount(t)
-		cycles := 200
+		cycles := 60
 		if d.acct.mustBecome() {
-			cycles = 20
+			cycles = 8
 		}
 		for range cycles {
 			cycle()

@@ -110,7 +110,7 @@ func TestSSHDCommandTimeout(t *testing.T) {
 		"echo up; exec sleep 1000",
 		"echo up; trap 'echo tidy; exit 3' TERM; sleep 1000 & wait",
 		"trap '' TERM; sleep 1000 & echo up; while :; do sleep 1; done",
-		"setsid sleep 5 & echo up; wait", // it holds the pipes
+		"setsid sleep 2 & echo up; wait", // it holds the pipes
 	} {
 		out, stderr, code := d.run(d.ssh("h", command))
 		if !strings.HasPrefix(out, "up\n") || strings.Contains(command, "tidy") != strings.Contains(out, "tidy") ||
@@ -125,7 +125,7 @@ func TestSSHDCommandTimeout(t *testing.T) {
 	}
 	d.want(d.ssh("h", "echo quick"), "quick\n", 0)
 	shell := d.ssh("-T", "h")
-	shell.Stdin = strings.NewReader("sleep 1; echo shell\n")
+	shell.Stdin = strings.NewReader("sleep .6; echo shell\n")
 	d.want(shell, "shell\n", 0)
 }
 

@@ -202,7 +202,7 @@ func sshdHeap() uint64 {
 
 // TestSSHDNoFlood: what honest clients do is not a flood: a full window that
 // nobody reads while much goes on beside it, and long streams of small pieces.
-func TestSSHDNoFlood(t *testing.T) { noFlood(t, 4000, 20000) }
+func TestSSHDNoFlood(t *testing.T) { noFlood(t, 1500, 8000) }
 
 // noFlood types so many keys, an echo awaited for each, and sends so many lines.
 func noFlood(t *testing.T, keyCount, lineCount int) {
