@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -49,7 +50,7 @@ func (b *bench) far() {
 	scp := func(words ...string) func() time.Duration {
 		return func() time.Duration {
 			began := time.Now()
-			if out, err := at.command("scp", append(append([]string{}, options...), words...)...).CombinedOutput(); err != nil {
+			if out, err := at.command("scp", append(slices.Clone(options), b.named(words)...)...).CombinedOutput(); err != nil {
 				b.fatalf("scp %v: %v\n%s", words, err, out)
 			}
 			return time.Since(began)
@@ -58,7 +59,7 @@ func (b *bench) far() {
 	verb := func(words ...string) func() time.Duration {
 		return func() time.Duration {
 			began := time.Now()
-			w.laptop.must(at, words...)
+			w.laptop.must(at, b.named(words)...)
 			return time.Since(began)
 		}
 	}
@@ -78,14 +79,10 @@ func (b *bench) far() {
 			benchVerdict(other/mine >= bound && full >= fill), fmt.Sprintf("%.0f%% of the link", full*100))
 	}
 	compare("run DEV 'cat FILE', 40 ms 100 Mbit/s", verb("run", "attic", "--", "cat "+data), scp(stock+data, got), benchFarBytes, 1, .9)
-	if !hasVerb("cp") {
-		b.row("cp, 40 ms 100 Mbit/s", "no cp yet")
-		return
-	}
 	compare("cp put, 40 ms 100 Mbit/s", verb("cp", "-q", data, "attic:"+got), scp(data, stock+got), benchFarBytes, 1, .9)
 	compare("cp get, 40 ms 100 Mbit/s", verb("cp", "-q", "attic:"+data, got), scp(stock+data, got), benchFarBytes, 1, .9)
 	tree := filepath.Join(b.work, "smalltree")
 	b.tree(tree, benchFarFiles)
-	compare(fmt.Sprintf("%d files of 4 KiB, cp -r, 40 ms", benchFarFiles), verb("cp", "-q", "-r", tree, "attic:"+got+"-tree"),
-		scp("-r", tree, stock+got+"-stree"), benchFarFiles<<12, 5, 0)
+	compare(fmt.Sprintf("%d files of 4 KiB, cp -r, 40 ms", benchFarFiles), verb("cp", "-q", "-r", tree, "attic:"+got+"-tree"+benchNew),
+		scp("-r", tree, stock+got+"-stree"+benchNew), benchFarFiles<<12, 5, 0)
 }

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -30,6 +29,9 @@ const (
 	benchStarts = 10
 	// benchFiles is how many files of 4 KiB a tree has.
 	benchFiles = 10000
+	// benchNew is a name of its own in each run: a tree is copied to where
+	// nothing is.
+	benchNew = "-NEW-"
 )
 
 // A bench prints one row after the other.
@@ -39,6 +41,7 @@ type bench struct {
 	mib    int
 	sshd   int // the process of the stock server
 	rows   [][]string
+	runs   int
 }
 
 // A benchSide is one of two that are compared.
@@ -127,7 +130,7 @@ func spent(pid int) (d time.Duration) {
 // once runs a command to its end.
 func (b *bench) once(s benchSide) (c benchCost) {
 	b.t.Helper()
-	cmd := b.command(s.args[0], s.args[1:]...)
+	cmd := b.command(s.args[0], b.named(s.args[1:])...)
 	cmd.Stdin = nil
 	if s.from != "" {
 		f, err := os.Open(s.from)
@@ -150,6 +153,16 @@ func (b *bench) once(s benchSide) (c benchCost) {
 	}
 	c.cpu = spent(s.server) - before + cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	return c
+}
+
+// named gives this run its own names.
+func (b *bench) named(args []string) []string {
+	b.runs++
+	args = slices.Clone(args)
+	for i := range args {
+		args[i] = strings.ReplaceAll(args[i], benchNew, fmt.Sprint("-", b.runs))
+	}
+	return args
 }
 
 // pair runs both in turn and returns the medians, each of n runs a round.
@@ -244,12 +257,6 @@ func (b *bench) port() {
 	b.bulk("ssh HOST 'cat >/dev/null'", b.attic("ssh", "-F", "config", "h", "cat >/dev/null").with(data),
 		b.stock("ssh", "-F", "config", "stock", "cat >/dev/null").with(data), size, 0.9, 0)
 	b.bulk("ssh HOST 'cat FILE'", b.attic("ssh", "-F", "config", "h", "cat "+data), b.stock("ssh", "-F", "config", "stock", "cat "+data), size, 1, 0)
-	if !b.hasSFTP() {
-		for _, what := range []string{"sftp get", "sftp put", "scp get", "scp put", "scp -O get", "scp -O put"} {
-			b.row(what, "no SFTP yet")
-		}
-		return
-	}
 	get, put := filepath.Join(b.work, "laptop", "got"), filepath.Join(b.work, "put")
 	batch := func(line string) string {
 		file := filepath.Join(b.work, strings.Fields(line)[0]+".batch")
@@ -277,22 +284,6 @@ func (b *bench) port() {
 	b.peak("memory while it serves one sftp get", "attic", o, 8<<10)
 }
 
-// hasSFTP asks the server for the subsystem.
-func (b *bench) hasSFTP() bool {
-	file := filepath.Join(b.work, "pwd.batch")
-	if err := os.WriteFile(file, []byte("pwd\n"), 0o600); err != nil {
-		b.t.Fatal(err)
-	}
-	return b.command("sftp", "-q", "-F", "config", "-b", file, "h").Run() == nil
-}
-
-// hasVerb asks the program for a verb.
-func hasVerb(name string) bool {
-	cmd := exec.Command(toolFile(), "help", name)
-	cmd.Env = append(os.Environ(), toolEnv+"=1")
-	return cmd.Run() == nil
-}
-
 // tree makes n files of 4 KiB in directories of 100.
 func (b *bench) tree(dir string, n int) {
 	for i := range n {
@@ -309,16 +300,12 @@ func (b *bench) tree(dir string, n int) {
 
 // files is a tree of small files, by stock clients.
 func (b *bench) files() {
-	if !b.hasSFTP() {
-		b.row(fmt.Sprintf("%d files of 4 KiB, scp -r", benchFiles), "no SFTP yet")
-		return
-	}
 	tree := filepath.Join(b.work, "tree")
 	b.tree(tree, benchFiles)
-	b.bulk(fmt.Sprintf("%d files of 4 KiB, scp -r put", benchFiles), b.attic("scp", "-qr", "-F", "config", tree, "h:"+filepath.Join(b.work, "there")),
-		b.stock("scp", "-qr", "-F", "config", tree, "stock:"+filepath.Join(b.work, "there")), benchFiles<<12, 1, 0)
-	b.bulk(fmt.Sprintf("%d files of 4 KiB, scp -r get", benchFiles), b.attic("scp", "-qr", "-F", "config", "h:"+tree, "back"),
-		b.stock("scp", "-qr", "-F", "config", "stock:"+tree, "back"), benchFiles<<12, 1, 0)
+	b.bulk(fmt.Sprintf("%d files of 4 KiB, scp -r put", benchFiles), b.attic("scp", "-qr", "-F", "config", tree, "h:"+filepath.Join(b.work, "there"+benchNew)),
+		b.stock("scp", "-qr", "-F", "config", tree, "stock:"+filepath.Join(b.work, "there"+benchNew)), benchFiles<<12, 1, 0)
+	b.bulk(fmt.Sprintf("%d files of 4 KiB, scp -r get", benchFiles), b.attic("scp", "-qr", "-F", "config", "h:"+tree, "back"+benchNew),
+		b.stock("scp", "-qr", "-F", "config", "stock:"+tree, "back"+benchNew), benchFiles<<12, 1, 0)
 }
 
 // status reads a figure of /proc/PID/status, in KiB where it has a unit.
@@ -362,16 +349,12 @@ func (b *bench) links() {
 	b.bulk("run DEV 'cat >/dev/null', a link", b.attic(toolFile(), "run", "attic", "--", "cat >/dev/null").with(data), ssh("cat >/dev/null").with(data), size, 0, 7)
 	b.bulk("run DEV 'cat FILE', a link", b.attic(toolFile(), "run", "attic", "--", "cat "+data), ssh("cat "+data), size, 0, 7)
 	b.peak("memory while it serves one transfer", "attic", b.attic(toolFile(), "run", "attic", "--", "cat "+data), 8<<10)
-	if hasVerb("cp") {
-		scp := func(from, to string) benchSide {
-			return benchSide{server: stock.sshd, args: append(append([]string{"scp", "-q"}, config[1:len(config)-1]...), from, to)}
-		}
-		got := filepath.Join(b.work, "got")
-		b.bulk("cp get", b.attic(toolFile(), "cp", "-q", "attic:"+data, got), scp("stock:"+data, got+"-scp"), size, 0, 7)
-		b.bulk("cp put", b.attic(toolFile(), "cp", "-q", data, "attic:"+got), scp(data, "stock:"+got+"-scp"), size, 0, 7)
-	} else {
-		b.row("cp get, put", "no cp yet")
+	scp := func(from, to string) benchSide {
+		return benchSide{server: stock.sshd, args: append(append([]string{"scp", "-q"}, config[1:len(config)-1]...), from, to)}
 	}
+	got := filepath.Join(b.work, "got")
+	b.bulk("cp get", b.attic(toolFile(), "cp", "-q", "attic:"+data, got), scp("stock:"+data, got+"-scp"), size, 0, 7)
+	b.bulk("cp put", b.attic(toolFile(), "cp", "-q", data, "attic:"+got), scp(data, "stock:"+got+"-scp"), size, 0, 7)
 	b.lend()
 	b.short("run DEV true, a link is up", b.attic(toolFile(), "run", "attic", "true"), ssh("true"), 0.5)
 }
