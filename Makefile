@@ -42,6 +42,7 @@ vet:
 	$(GO) vet -C testdata/pebble .
 	$(GO) vet -C testdata/otlp .
 	$(GO) vet -C testdata/yaml .
+	$(GO) vet -C testdata/pkgsftp .
 
 # An address with a version leaves go.mod alone.
 staticcheck:
