@@ -100,7 +100,8 @@ type rawSFTP struct {
 	ch   ssh.Channel
 	errs *sshdBuffer
 	id   uint32
-	code chan int // the exit status, -1 for none, when the channel has ended
+	code chan int            // the exit status, -1 for none, when the channel has ended
+	seen func(packet []byte) // may be nil
 }
 
 // sftp opens a session on a connection of its own.
@@ -152,6 +153,9 @@ func (c *rawSFTP) try(r sftpRequest) (sftpReply, error) {
 	packet, err := readSFTPPacket(c.ch, nil)
 	if err != nil {
 		return sftpReply{}, err
+	}
+	if c.seen != nil {
+		c.seen(packet)
 	}
 	reply, err := parseSFTPReply(packet)
 	if err == nil && reply.id != r.id {
