@@ -25,20 +25,26 @@ import (
 const sftpServerName = "sftp-server"
 
 // sftpServerArgs are the words of a verb for a program called sftp-server.
-// Letters may stand together there and values behind them, as getopt has it.
+// Letters may stand together there and values behind them, as getopt has it, and
+// words behind the flags mean nothing: scp -D gives a host and "sftp".
 func sftpServerArgs(args []string) []string {
 	if len(args) == 0 || path.Base(args[0]) != sftpServerName {
 		return nil
 	}
 	words := []string{sftpServerName}
-	for _, a := range args[1:] {
-		for len(a) > 2 && a[0] == '-' && strings.IndexByte("eRh", a[1]) >= 0 {
+	for i := 1; i < len(args) && len(args[i]) > 1 && args[i][0] == '-' && args[i] != "--"; i++ {
+		a := args[i]
+		for len(a) > 2 && strings.IndexByte("eRh", a[1]) >= 0 {
 			words, a = append(words, a[:2]), "-"+a[2:]
 		}
-		if len(a) > 2 && a[0] == '-' && strings.IndexByte("dfluPpQ", a[1]) >= 0 {
-			words, a = append(words, a[:2]), a[2:]
+		words = append(words, a[:2])
+		switch valued := strings.IndexByte("dfluPpQ", a[1]) >= 0; {
+		case valued && len(a) > 2:
+			words = append(words, a[2:])
+		case valued && i+1 < len(args):
+			i++
+			words = append(words, args[i])
 		}
-		words = append(words, a)
 	}
 	return words
 }

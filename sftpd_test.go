@@ -82,3 +82,21 @@ func TestSFTPServerFlags(t *testing.T) {
 		})
 	}
 }
+
+// TestSFTPServerArgs: as getopt reads them; what follows them is ignored.
+func TestSFTPServerArgs(t *testing.T) {
+	for args, want := range map[string]string{
+		"sftp-server":                           "sftp-server",
+		"/x/sftp-server -eRl debug3 -u077 -d /": "sftp-server -e -R -l debug3 -u 077 -d /",
+		"sftp-server -el error host sftp -R":    "sftp-server -e -l error",
+		"sftp-server -P -R -- -e":               "sftp-server -P -R",
+		"sftp-server - -e":                      "sftp-server",
+		"sftp-server -xy":                       "sftp-server -x",
+		"sftp-server -l":                        "sftp-server -l",
+		"sessio sftp-server":                    "",
+	} {
+		if got := strings.Join(sftpServerArgs(strings.Fields(args)), " "); got != want {
+			t.Errorf("%s: %q, want %q", args, got, want)
+		}
+	}
+}

@@ -35,8 +35,9 @@ func (s *sshSession) nologin() error {
 	return &exitError{exitNologin, fmt.Errorf("only root may log in while %s is there", file)}
 }
 
-// maxTextFile is the most that is shown of a file before a login, in bytes.
-const maxTextFile = 64 << 10
+// maxTextFile is the most that is shown of a file before a login, in bytes: half
+// of what fits into a packet.
+const maxTextFile = 128 << 10
 
 // banner is what is shown before the login, "" when there is nothing.
 func (c *sshConnection) banner(ssh.ConnMetadata) string {

@@ -340,9 +340,9 @@ const (
 	sshRootPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 )
 
-// environment is for acct. What the configuration and the account's entry there
-// set is for the client to change, as far as it may set anything; what the line
-// of a key sets is not.
+// environment is for acct. What the configuration sets goes before what the line
+// of a key or the client does, as SetEnv of sshd_config(5); the account's entry
+// there goes before all.
 func (s *sshSession) environment(acct osAccount, conf *serverConfig, command *string) []string {
 	login := s.conn.login
 	peer, peerPort := hostPort(s.conn.conn.RemoteAddr())
@@ -357,10 +357,10 @@ func (s *sshSession) environment(acct osAccount, conf *serverConfig, command *st
 	if tz, ok := os.LookupEnv("TZ"); ok {
 		env = append(env, "TZ="+tz)
 	}
-	env = append(env, conf.env...)
-	env = append(env, acct.env...)
 	env = append(env, s.env...)
 	env = append(env, login.env...)
+	env = append(env, conf.env...)
+	env = append(env, acct.env...)
 	env = append(env,
 		"SSH_CLIENT="+strings.Join([]string{peer, peerPort, herePort}, " "),
 		"SSH_CONNECTION="+strings.Join([]string{peer, peerPort, here, herePort}, " "))

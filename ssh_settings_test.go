@@ -6,6 +6,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -129,19 +130,24 @@ func TestSSHDCommandTimeout(t *testing.T) {
 	d.want(shell, "shell\n", 0)
 }
 
-// TestSSHDVariables: the configuration's variables, an account's, a client's,
-// a key's: each counts before those named earlier, and once only.
+// TestSSHDVariables: a client's variables, a key's, the configuration's, an
+// account's: each counts before those named earlier, and once only.
 func TestSSHDVariables(t *testing.T) {
 	d := sshdWith(t, func(c *serverConfig) {
 		c.env = []string{"A=conf", "B=conf", "C=conf", "D=conf", "TERM=conf", "SSH_CLIENT=conf", "PATH=/conf:/bin:/usr/bin"}
 		c.acceptEnv = []string{"[A-Z]", "PATH", "HOME", "LD_*"}
-	}, keyLimits{env: []string{"D=key"}})
+	}, keyLimits{env: []string{"D=key", "F=key"}})
 	d.setAccount(func(a *osAccount) { a.env = []string{"B=account", "C=account", "D=account"} })
-	cmd := d.ssh("-o", "SendEnv=C D E PATH HOME LD_PRELOAD LANG", "h", `echo $A $B $C $D $E $TERM "$PATH"; env | cut -d= -f1 | sort | uniq -d; env | grep -c -E '^(LANG|LD_|SSH_CLIENT=conf)'; exit 0`)
-	cmd.Env = append(cmd.Env, "C=client", "D=client", "E=client", "LD_PRELOAD=/x", "LANG=C")
-	d.want(cmd, "conf account client key client conf /conf:/bin:/usr/bin\n0\n", 0)
-	tty := d.ssh("-tt", "h", "echo $TERM")
-	d.want(tty, "xterm\r\n", 0)
+	says := func(want string) {
+		t.Helper()
+		cmd := d.ssh("-o", "SendEnv=C D E F PATH HOME LD_PRELOAD LANG", "h", `echo $A $B $C $D $E $F $TERM "$PATH"; env | cut -d= -f1 | sort | uniq -d; env | grep -c -E '^(LANG|LD_|SSH_CLIENT=conf)'; exit 0`)
+		cmd.Env = append(cmd.Env, "C=client", "D=client", "E=client", "F=client", "LD_PRELOAD=/x", "LANG=C")
+		d.want(cmd, want+" conf /conf:/bin:/usr/bin\n0\n", 0)
+	}
+	says("conf account account account client key")
+	d.setAccount(func(a *osAccount) { a.env = nil })
+	says("conf conf conf conf client key")
+	d.want(d.ssh("-tt", "h", "echo $TERM"), "xterm\r\n", 0)
 }
 
 // TestSSHDDefaultShell: shell.default is for accounts that name none.
@@ -197,7 +203,7 @@ func TestSSHDBanner(t *testing.T) {
 		}
 	}
 	d.write("issue", make([]byte, maxTextFile+1))
-	if text := seen(); text != "" || !strings.Contains(d.logged(), "no file of at most 65536 bytes") {
+	if text := seen(); text != "" || !strings.Contains(d.logged(), fmt.Sprintf("no file of at most %d bytes", maxTextFile)) {
 		t.Errorf("%.20q, log %q", text, d.logged())
 	}
 	os.Remove(file)

@@ -11,14 +11,19 @@ import (
 // tests can start real processes of it.
 
 const (
-	// toolEnv, set to anything, makes the test binary be sessio.
+	// toolEnv makes the test binary be one of toolModes, and for all else sessio.
 	toolEnv = "SESSIO_TEST_TOOL"
 	// toolFileEnv names another sessio to be tested: the one that is built.
 	toolFileEnv = "SESSIO_BIN"
 )
 
+// toolModes are other programs that the test binary can be; none returns.
+var toolModes = map[string]func(){}
+
 func TestMain(m *testing.M) {
-	if os.Getenv(toolEnv) != "" {
+	if mode := os.Getenv(toolEnv); toolModes[mode] != nil {
+		toolModes[mode]()
+	} else if mode != "" {
 		main() // does not return
 	}
 	os.Exit(m.Run())

@@ -10,7 +10,7 @@ zbarimg:zbar-tools
 busybox:busybox-static dash:dash shellcheck:shellcheck curl:curl openssl:openssl unshare:util-linux systemd-analyze:systemd"
 lab_tools="ip:iproute2 nft:nftables conntrack:conntrack ping:iputils-ping ssh-keygen:openssh-client
 /usr/sbin/miniupnpd:miniupnpd-nftables"
-judge_tools="ssh-audit:ssh-audit ansible:ansible-core mosh-server:mosh rclone:rclone lftp:lftp sshfs:sshfs fusermount3:fuse3 make:make"
+judge_tools="ssh-audit:ssh-audit ansible:ansible-core mosh-server:mosh rclone:rclone lftp:lftp sshfs:sshfs fusermount3:fuse3 make:make /usr/lib/openssh/regress/modpipe:openssh-tests"
 slow_tools="qemu-arm-static:qemu-user-static qemu-mipsel-static:qemu-user-static patch:patch"
 
 case ${1:-} in
