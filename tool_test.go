@@ -11,7 +11,8 @@ import (
 // tests can start real processes of it.
 
 const (
-	// toolEnv makes the test binary be one of toolModes, and for all else sessio.
+	// toolEnv makes the test binary be one of toolModes, or with any other value
+	// sessio.
 	toolEnv = "SESSIO_TEST_TOOL"
 	// toolFileEnv names another sessio to be tested: the one that is built.
 	toolFileEnv = "SESSIO_BIN"
