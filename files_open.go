@@ -367,6 +367,12 @@ func (f *openFile) each(ctx context.Context, off, length uint64, do func([]byte)
 // close closes the file, with the failure of a write that comes only now. What
 // was written and is denied is gone then, and what was there before is left.
 func (f *openFile) close() error {
+	err := f.end()
+	f.tell(err)
+	return err
+}
+
+func (f *openFile) end() error {
 	err := f.denied
 	if f.bySize && err == nil {
 		st, statErr := f.stat()
@@ -383,21 +389,20 @@ func (f *openFile) close() error {
 			f.discard()
 		}
 	}
-	err = last(err, f.release())
-	f.tell(err)
-	return err
+	return last(err, f.release())
 }
 
 // abandon closes a file that its client has not: an upload that was not to be
 // seen before its end is dropped.
 func (f *openFile) abandon() {
+	err := errFileCut
 	if f.stage != "" {
 		f.discard()
 		f.release()
-		f.tell(errFileCut)
-		return
+	} else {
+		err = last(err, f.end())
 	}
-	f.close()
+	f.tell(err)
 }
 
 var errFileCut = errors.New("the session ended before the file was closed")

@@ -354,7 +354,7 @@ func (s *scpServer) takeFile(name string, r scpRecord, times *scpRecord) error {
 }
 
 // give sends a file, or with -r a directory.
-func (s *scpServer) give(name string, depth int) error {
+func (s *scpServer) give(name string, depth int) (ended error) {
 	st, err := s.door.stat(name)
 	switch {
 	case err != nil:
@@ -371,7 +371,13 @@ func (s *scpServer) give(name string, depth int) error {
 		s.warn(name, err)
 		return nil
 	}
-	defer f.close()
+	defer func() {
+		if ended != nil {
+			f.abandon()
+		} else {
+			f.close()
+		}
+	}()
 	if st, err = f.stat(); err != nil || !st.isRegular() {
 		s.warn(name, errors.New("not a regular file"))
 		return nil

@@ -14,6 +14,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 
@@ -182,7 +183,17 @@ func runFilesChild() error {
 		return fmt.Errorf("files-child: %w", err)
 	}
 	defer door.close()
-	status, err := j.serve(context.Background(), door, os.Stdin, os.Stdout, os.Stderr)
+	// What asks it to end, or is the end of its client, may not kill it: open
+	// files are still to be judged, and told of.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGHUP, unix.SIGTERM, unix.SIGPIPE)
+	defer stop()
+	stdin, inErr := unblocked(os.Stdin)
+	stdout, outErr := unblocked(os.Stdout)
+	if err := errors.Join(inErr, outErr); err != nil {
+		return fmt.Errorf("files-child: its pipes: %w", err)
+	}
+	defer context.AfterFunc(ctx, func() { closeFiles([]*os.File{stdin, stdout}) })()
+	status, err := j.serve(ctx, door, stdin, stdout, os.Stderr)
 	return &exitError{status, err}
 }
 
