@@ -246,7 +246,8 @@ func (a *cpArgs) copyAll(e *cpEngine, sides *cpSides, files stdio) error {
 		t.walk(s)
 	}
 	t.done()
-	if !e.finish() || !t.finishDirs() || !whole {
+	good := e.finish()
+	if dirs := t.finishDirs(); !good || !dirs || !whole {
 		return errSaid
 	}
 	return nil

@@ -248,7 +248,7 @@ func (t *cpTree) done() {
 // finishDirs gives directories their modes and times, the deepest first: what
 // is set may shut them.
 func (t *cpTree) finishDirs() bool {
-	if t.e.ctx.Err() != nil {
+	if t.e.ctx.Err() != nil || lostSide(t.dst) {
 		return false
 	}
 	deepest := 0

@@ -123,19 +123,19 @@ func firstDifference(have, want string) string {
 }
 
 // Links are followed as scp does, but not in circles; what is no file is left
-// out with a line.
+// out with a line, and directories get their times all the same.
 func TestCpTreeLinks(t *testing.T) {
 	c := newCPTest(t, sshcSSHD(t))
 	tree := c.here("tree")
 	if err := errors.Join(os.MkdirAll(filepath.Join(tree, "dir/sub"), 0o755), os.Mkdir(c.here("outside"), 0o755),
 		os.Symlink("file", filepath.Join(tree, "link")), os.Symlink("../outside", filepath.Join(tree, "out")),
 		os.Symlink("nowhere", filepath.Join(tree, "broken")), os.Symlink("../..", filepath.Join(tree, "dir/sub/circle")),
-		syscall.Mkfifo(filepath.Join(tree, "fifo"), 0o644)); err != nil {
+		syscall.Mkfifo(filepath.Join(tree, "fifo"), 0o644), os.Chtimes(filepath.Join(tree, "dir"), treeTimes, treeTimes)); err != nil {
 		t.Fatal(err)
 	}
 	b, o := c.file(filepath.Join(tree, "file"), 100), c.file(c.here("outside/o"), 10)
 	for _, w := range [][]string{{"here/tree", "attic:/up", c.there("up")}, {"attic:/tree", "here/down", c.here("down")}} {
-		if err := c.cp("-r", w[0], w[1]); exitStatus(err) != 1 || strings.Count(c.errs, "\n") != 3 {
+		if err := c.cp("-r", "-p", w[0], w[1]); exitStatus(err) != 1 || strings.Count(c.errs, "\n") != 3 {
 			t.Fatalf("%v, %s", err, c.errs)
 		}
 		for _, want := range []string{"/circle: links to a directory that it is in", "/broken: no such file", "/fifo: is no regular file"} {
@@ -145,6 +145,9 @@ func TestCpTreeLinks(t *testing.T) {
 		}
 		c.same(filepath.Join(w[2], "link"), b)
 		c.same(filepath.Join(w[2], "out/o"), o)
+		if info, err := os.Stat(filepath.Join(w[2], "dir")); err != nil || !info.ModTime().Equal(treeTimes) {
+			t.Errorf("where something is left out, directories have no times: %v, %v", info, err)
+		}
 		if info, err := os.Lstat(filepath.Join(w[2], "link")); err != nil || !info.Mode().IsRegular() {
 			t.Errorf("%v, %v", info, err)
 		}

@@ -234,8 +234,10 @@ func TestFilesCut(t *testing.T) {
 	})
 }
 
-// dropSFTP has n clients, four at a time, cut at random in the middle of files.
-func dropSFTP(t *testing.T, n int) {
+// TestSlowFilesDrops: 200 clients, four at a time, are cut at random in the
+// middle of files.
+func TestSlowFilesDrops(t *testing.T) {
+	slow(t)
 	bothWays(t, func(f *filesTest) {
 		before := f.held()
 		seed := rand.Uint64()
@@ -253,7 +255,7 @@ func dropSFTP(t *testing.T, n int) {
 		f.set(func(c *serverConfig) {
 			c.filter = filterTestMake(t, "allow", "[{path_prefix: "+f.dir+"/files1, min_size: 300000, action: deny, operations: [upload]}]")
 		})
-		for range n {
+		for range 200 {
 			drops <- 1<<rng.IntN(19) + rng.Int64N(2000)
 		}
 		close(drops)
@@ -299,11 +301,4 @@ func (f *filesTest) droppedSFTP(name string, after int64) {
 			_, err = c.try(sftpRequest{kind: sftpClose, path: string(h.data)})
 		}
 	}
-}
-
-func TestFilesDrops(t *testing.T) { dropSFTP(t, 12) }
-
-func TestSlowFilesDrops(t *testing.T) {
-	slow(t)
-	dropSFTP(t, 200)
 }

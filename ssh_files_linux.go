@@ -180,7 +180,8 @@ func runFilesChild() error {
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("files-child: %w", err)
+		fmt.Fprintf(os.Stderr, "sessio: %v\r\n", err) // for the client, as refuse has it
+		return err
 	}
 	defer door.close()
 	// What asks it to end, or is the end of its client, may not kill it: open
