@@ -321,7 +321,8 @@ func (s *sftpShell) transfer(flags string, from []string, src, dst cpSide, to st
 		t.walk(cpSource{side: src, path: path})
 	}
 	t.done()
-	good := e.finish() && t.finishDirs()
+	good := e.finish()
+	good = t.finishDirs() && good
 	if bar.end(good); !good {
 		return errSaid
 	}

@@ -190,6 +190,9 @@ func TestFilesCut(t *testing.T) {
 		before := f.held()
 		var want []string
 		for _, c := range filesCuts {
+			if f.acct.mustBecome() && c.filter == "" && c.name != "get" {
+				continue // is no other way to end for a child
+			}
 			f.write("files/old", "old")
 			f.set(func(conf *serverConfig) {
 				if conf.filter = nil; c.filter != "" {
