@@ -300,9 +300,19 @@ func TestSlowFilesKinds(t *testing.T) {
 		up, down []string
 	}{
 		{"scp", []string{"scp", "-s", "-rp", "SRC", "h:FAR"}, []string{"scp", "-s", "-rp", "h:FROM", "BACK"}},
-		{"scp-O", []string{"scp", "-O", "-rp", "SRC", "h:FAR"}, []string{"scp", "-O", "-rp", "h:FROM", "BACK"}},
 		{"sftp", []string{"put -Rp SRC FAR"}, []string{"get -Rp FROM BACK"}},
+		{"scp-O", []string{"scp", "-O", "-rp", "SRC", "h:FAR"}, []string{"scp", "-O", "-rp", "h:FROM", "BACK"}},
 	} {
+		if client.name == "scp-O" { // ours takes no control bytes in names: not as OpenSSH, on purpose
+			names, err := filepath.Glob(src + "/names/x[\x01-\x1f\x7f]")
+			if err != nil || len(names) != 32 {
+				t.Fatal(len(names), err)
+			}
+			for _, name := range names {
+				os.Remove(name)
+			}
+			os.Chtimes(src+"/names", treeTimes, treeTimes)
+		}
 		var trees, said [2][2]string // by peer, and way
 		for i, p := range j.peers {
 			far, back := filepath.Join(j.work, client.name+"-far-"+p.name), filepath.Join(j.work, client.name+"-back-"+p.name)
@@ -339,6 +349,6 @@ func TestSlowFilesKinds(t *testing.T) {
 				t.Errorf("%s, %s: only %d entries, and it said %s", client.name, name, n, said[1][way])
 			}
 		}
-		t.Logf("%s: %d entries up, %d down; said %q", client.name, strings.Count(trees[0][0], "\n"), strings.Count(trees[0][1], "\n"), said[0])
+		t.Logf("%s: %d entries up, %d down", client.name, strings.Count(trees[0][0], "\n"), strings.Count(trees[0][1], "\n"))
 	}
 }

@@ -382,7 +382,7 @@ func (s *scpServer) give(name string, depth int) (ended error) {
 		s.warn(name, errors.New("not a regular file"))
 		return nil
 	}
-	if err := s.offer(scpRecord{kind: 'C', mode: st.mode & 0o7777, size: st.size, name: scpName(scpBase(name))}, st); err != nil {
+	if err := s.offer(scpRecord{kind: 'C', mode: st.mode & 0o6777, size: st.size, name: scpName(scpBase(name))}, st); err != nil {
 		return passed(err)
 	}
 	var wrong error
@@ -437,7 +437,7 @@ func (s *scpServer) giveFolder(name string, st fileStat, depth int) error {
 		s.warn(name, err)
 		return nil
 	}
-	if err := s.offer(scpRecord{kind: 'D', mode: st.mode & 0o7777, name: scpName(scpBase(name))}, st); err != nil {
+	if err := s.offer(scpRecord{kind: 'D', mode: st.mode & 0o6777, name: scpName(scpBase(name))}, st); err != nil {
 		return passed(err)
 	}
 	var ended error // of the stream, not of the directory
