@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"io"
 	"strconv"
@@ -174,7 +173,7 @@ func (s *cpSides) open(ctx context.Context, from []cpPlace, to cpPlace) (err err
 // cut ends what is under way.
 func (s *cpSides) cut() {
 	for _, r := range s.all() {
-		r.fail(errors.New("interrupted"))
+		r.cut()
 	}
 }
 

@@ -109,7 +109,7 @@ func (b *cpBar) print(write func()) {
 
 func (b *cpBar) clearLocked() {
 	if b.drawn > 0 {
-		fmt.Fprintf(b.tty, "\r%*s\r", b.drawn, "")
+		fmt.Fprintf(b.tty, "\r%*s\r", b.drawn+len("^C"), "")
 		b.drawn = 0
 	}
 }
@@ -129,12 +129,14 @@ func (b *cpBar) drawLocked() {
 }
 
 // room is how much of the terminal's line may be used: its last column would
-// wrap. A terminal that tells no width has 80.
+// wrap, and so would the ^C that it shows behind the bar. A terminal that tells
+// no width has 80.
 func (b *cpBar) room() int {
+	cols := 80
 	if size, err := terminalSize(b.tty); err == nil && size.Cols > 0 {
-		return int(size.Cols) - 1
+		cols = int(size.Cols)
 	}
-	return 79
+	return max(cols-1-len("^C"), 0)
 }
 
 // putLocked draws over what is there. A line that a narrower window has

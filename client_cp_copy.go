@@ -192,7 +192,7 @@ func (e *cpEngine) copyFile(j cpJob) {
 // reason is what a person is told: an interruption breaks much.
 func (e *cpEngine) reason(err error) error {
 	if e.ctx.Err() != nil {
-		return errors.New("interrupted")
+		return errInterrupted
 	}
 	return err
 }

@@ -72,6 +72,15 @@ func (r *remoteSide) why(err error) error {
 	return fmt.Errorf("SFTP of %s: %w", r.device, err)
 }
 
+// errInterrupted is what a person is told who did it.
+var errInterrupted = errors.New("interrupted")
+
+// cut ends what is under way, although the link may take nothing more.
+func (r *remoteSide) cut() {
+	r.conn.wire.Close()
+	r.fail(errInterrupted)
+}
+
 // end closes the connection.
 func (r *remoteSide) end() {
 	r.sftpClient.close()

@@ -55,6 +55,15 @@ func TestSSHCHelper(t *testing.T) {
 		err = cmdRun(ctx, op, files, runArgs{devices: []string{"attic"}, line: line, tty: true})
 	case "proxy":
 		err = cmdProxy(ctx, op, files, target{device: "attic"})
+	case "sftp":
+		err = interruptible(ctx, func(ctx context.Context) error {
+			return cmdSFTP(ctx, op, files, sftpArgs{target{device: "attic"}, line})
+		})
+	case "cp":
+		var a cpArgs
+		if err = a.places(strings.Fields(line), ""); err == nil {
+			err = interruptible(ctx, func(ctx context.Context) error { return cmdCp(ctx, op, files, a) })
+		}
 	case "forward":
 		var f forwardSpec
 		if f, err = parseForwardSpec(line, false); err == nil {
@@ -82,7 +91,7 @@ func sshcHelper(p *sshcPeer, verb, line string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], "-test.run=^TestSSHCHelper$")
 	cmd.Env = append(os.Environ(), "SSHC_VERB="+verb, "SSHC_LINE="+line, "SSHC_ADDR="+p.addr,
 		"SSHC_HOSTKEY="+string(ssh.MarshalAuthorizedKey(p.hostKey)), "SSHC_KEYFILE="+p.keyFile,
-		"SSHC_USERS="+strings.Join(p.users, ","), "TERM=vt220", "PS1=$ ", "ENV=", "GOTRACEBACK=all")
+		"GORACE=atexit_sleep_ms=0", "SSHC_USERS="+strings.Join(p.users, ","), "TERM=vt220", "PS1=$ ", "ENV=", "GOTRACEBACK=all")
 	return cmd
 }
 
@@ -168,20 +177,21 @@ func (s *sshcTerminal) keys(text string) {
 	}
 }
 
-// expect waits until text has been shown, and forgets all up to its end.
-func (s *sshcTerminal) expect(text string) {
+// expect waits until text has been shown, and forgets all up to its end, which
+// it returns.
+func (s *sshcTerminal) expect(text string) (passed string) {
 	s.t.Helper()
 	late := time.After(sshcPatience)
 	for {
 		s.mu.Lock()
 		i := bytes.Index(s.shown, []byte(text))
 		if i >= 0 {
-			s.shown = s.shown[i+len(text):]
+			passed, s.shown = string(s.shown[:i+len(text)]), s.shown[i+len(text):]
 		}
 		shown := string(s.shown)
 		s.mu.Unlock()
 		if i >= 0 {
-			return
+			return passed
 		}
 		select {
 		case <-s.more:
@@ -189,6 +199,58 @@ func (s *sshcTerminal) expect(text string) {
 			s.t.Fatalf("waited for %q, the screen shows %q", text, shown)
 		}
 	}
+}
+
+// screenOf is what a terminal of so many columns shows after all that, a line
+// each, without the blanks at their ends. Of escapes it knows ESC [ N C and D.
+func screenOf(cols int, shown string) string {
+	rows, row, col, move := [][]rune{nil}, 0, 0, -1
+	down := func() {
+		if row++; row == len(rows) {
+			rows = append(rows, nil)
+		}
+	}
+	for _, r := range shown {
+		switch {
+		case r == '\x1b':
+			move = 0
+			continue
+		case move >= 0 && r >= '0' && r <= '9':
+			move = move*10 + int(r-'0')
+			continue
+		case move >= 0 && r == '[':
+			continue
+		case move >= 0 && r == 'C':
+			col, move = min(col+max(move, 1), cols-1), -1
+			continue
+		case move >= 0 && r == 'D':
+			col, move = max(col-max(move, 1), 0), -1
+			continue
+		}
+		switch r {
+		case '\r':
+			col = 0
+		case '\n':
+			down()
+		case '\b':
+			col = max(col-1, 0)
+		default:
+			if col == cols {
+				col = 0
+				down()
+			}
+			for len(rows[row]) <= col {
+				rows[row] = append(rows[row], ' ')
+			}
+			rows[row][col] = r
+			col++
+		}
+	}
+	var lines []string
+	for _, row := range rows {
+		lines = append(lines, strings.TrimRight(string(row), " "))
+	}
+	return strings.Join(lines, "\n")
 }
 
 // start runs cmd with this as its controlling terminal, on those of the three

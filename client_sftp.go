@@ -1,18 +1,22 @@
 package main
 
 // This file is the verb sftp: a device's files by the words of sftp(1), typed
-// at a prompt or read from a file.
+// at a prompt or read from a file. At the prompt ^C ends a line, not the verb.
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/term"
@@ -47,12 +51,18 @@ func sftpVerb() verb {
 
 // A sftpShell is a session with a prompt.
 type sftpShell struct {
-	ctx   context.Context
-	files stdio
-	r     *remoteSide
-	cwd   string // there, absolute
-	lcwd  string // here, absolute
-	batch bool
+	ctx    context.Context
+	now    context.Context // ends with the line that is done, too
+	breaks chan os.Signal  // ^C while a line is done; nil without a person
+	op     sshOpener
+	to     target
+	files  stdio
+	r      *remoteSide
+	unhook func() bool // has r outlive ctx
+	cut    bool        // r is over, by ^C: the next line needs another
+	cwd    string      // there, absolute
+	lcwd   string      // here, absolute
+	batch  bool
 }
 
 // errSFTPBye ends a session.
@@ -64,18 +74,22 @@ func cmdSFTP(ctx context.Context, op sshOpener, files stdio, a sftpArgs) error {
 		return err
 	}
 	defer end()
-	r, err := openRemote(ctx, op, a.target, files.err)
-	if err != nil {
+	s := &sftpShell{ctx: ctx, now: ctx, op: op, to: a.target, files: files, batch: a.batch != ""}
+	if err := s.open(files.err); err != nil {
 		return err
 	}
-	defer r.end()
-	defer context.AfterFunc(ctx, func() { r.fail(errors.New("interrupted")) })()
-	s := &sftpShell{ctx: ctx, files: files, r: r, batch: a.batch != ""}
-	if s.cwd, err = r.resolve("."); err != nil {
+	defer func() { s.unhook(); s.r.end() }()
+	if s.cwd, err = s.r.resolve("."); err != nil {
 		return err
 	}
 	if s.lcwd, err = os.Getwd(); err != nil {
 		return err
+	}
+	if !s.batch && term.IsTerminal(int(files.in.Fd())) && !signal.Ignored(syscall.SIGINT) {
+		s.breaks = make(chan os.Signal, 1)
+		signal.Ignore(syscall.SIGINT) // takes it from untilSignal
+		signal.Notify(s.breaks, syscall.SIGINT)
+		defer signal.Stop(s.breaks)
 	}
 	err = s.loop(lines)
 	if ctx.Err() != nil {
@@ -84,14 +98,31 @@ func cmdSFTP(ctx context.Context, op sshOpener, files stdio, a sftpArgs) error {
 	return err
 }
 
+// open begins a session, after the end of what there was.
+func (s *sftpShell) open(errs io.Writer) error {
+	if s.r != nil {
+		s.unhook()
+		s.r.end()
+	}
+	r, err := openRemote(s.now, s.op, s.to, errs)
+	if err == nil {
+		s.r, s.unhook, s.cut = r, context.AfterFunc(s.ctx, r.cut), false
+	}
+	return err
+}
+
 // sftpLines is where words come from, a line at a time; io.EOF is their end.
 func sftpLines(ctx context.Context, files stdio, batch string) (next func() (string, error), end func(), err error) {
-	tty := terminalOf(files)
-	if batch == "" && tty != nil {
+	var tty *localTTY
+	if batch == "" {
+		tty = terminalOf(files)
+	}
+	if tty != nil {
 		t := term.NewTerminal(struct {
 			io.Reader
 			io.Writer
-		}{tty.input.src, files.out}, "sftp> ")
+		}{&ctrlC{Reader: tty.input.src}, files.out}, "sftp> ")
+		t.History = fullLines{t.History}
 		unhook := context.AfterFunc(ctx, tty.input.src.cancel)
 		return func() (string, error) {
 			if err := tty.makeRaw(); err != nil {
@@ -135,6 +166,32 @@ func sftpLines(ctx context.Context, files stdio, batch string) (next func() (str
 		}, nil
 }
 
+// A ctrlC makes of each ^C what leaves an empty line: to its end, all of it
+// away, enter. To the line editor ^C is the end of the input.
+type ctrlC struct {
+	io.Reader
+	held []byte
+}
+
+func (c *ctrlC) Read(b []byte) (n int, err error) {
+	if len(c.held) == 0 {
+		n, err = c.Reader.Read(b)
+		c.held = bytes.ReplaceAll(b[:n], []byte("\x03"), []byte("\x05\x15\r"))
+	}
+	n = copy(b, c.held)
+	c.held = c.held[n:]
+	return n, err
+}
+
+// fullLines are the lines that were typed, but for empty ones.
+type fullLines struct{ term.History }
+
+func (l fullLines) Add(line string) {
+	if line != "" {
+		l.History.Add(line)
+	}
+}
+
 // loop does line after line. What failed is said; in a batch it is the end.
 func (s *sftpShell) loop(next func() (string, error)) error {
 	failed := false
@@ -151,24 +208,76 @@ func (s *sftpShell) loop(next func() (string, error)) error {
 		for line != "" && strings.IndexByte("-@", line[0]) >= 0 {
 			forgive, line = forgive || line[0] == '-', strings.TrimLeft(line[1:], " \t")
 		}
-		err = s.do(line)
+		act, err := s.parse(line)
+		if act != nil && s.cut {
+			err = s.watched(func() error { return s.open(io.Discard) })
+		}
+		if act != nil && err == nil {
+			err = s.watched(act)
+		}
 		if err == errSFTPBye {
 			break
 		}
 		if failed = err != nil && !forgive; err != nil && err != errSaid {
 			sayError(s.files.err, "sessio: sftp", err)
 		}
-		if lost := s.r.over(); lost != nil && s.ctx.Err() == nil {
+		if lost := s.r.over(); lost != nil && !s.cut && s.ctx.Err() == nil {
 			return lost
 		}
 		if failed && s.batch {
 			break
 		}
 	}
-	if failed {
+	if failed && s.breaks == nil {
 		return errSaid
 	}
 	return nil
+}
+
+// watched does f so that a person's ^C ends it. What the device says late is
+// waited for a second, for the sake of a part there; then the session is cut.
+func (s *sftpShell) watched(f func() error) error {
+	if s.breaks == nil {
+		return f()
+	}
+	select {
+	case <-s.breaks: // it came to nothing
+	default:
+	}
+	now, stop := context.WithCancel(s.ctx)
+	defer stop()
+	s.now = now
+	r, over := s.r, make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-s.breaks:
+		case <-over:
+			return
+		}
+		if term.IsTerminal(int(s.files.err.Fd())) {
+			io.WriteString(s.files.err, "\b\b  \b\b") // over the ^C that it shows
+		}
+		stop()
+		grace := time.NewTimer(sessionGrace)
+		defer grace.Stop()
+		select {
+		case <-grace.C:
+			r.cut()
+		case <-over:
+		}
+	})
+	err := f()
+	close(over)
+	watch.Wait()
+	if now.Err() == nil || s.ctx.Err() != nil {
+		return err
+	}
+	s.cut = r.over() != nil && s.r == r
+	if err != nil && err != errSaid {
+		err = errInterrupted
+	}
+	return err
 }
 
 // A sftpWord is a word of a line. In its pattern what was quoted stands behind
@@ -224,11 +333,11 @@ func sftpWords(line string) (words []sftpWord, err error) {
 	return words, nil
 }
 
-// do does one line.
-func (s *sftpShell) do(line string) error {
+// parse finds out what a line says, nil for nothing.
+func (s *sftpShell) parse(line string) (act func() error, err error) {
 	words, err := sftpWords(line)
 	if err != nil || len(words) == 0 {
-		return err
+		return nil, err
 	}
 	name, words := words[0].text, words[1:]
 	for i := range sftpActs {
@@ -242,11 +351,14 @@ func (s *sftpShell) do(line string) error {
 			flags, words = flags+words[0].text[1:], words[1:]
 		}
 		if len(words) < c.least || len(words) > c.most {
-			return fmt.Errorf("usage: %s %s", name, usage)
+			return nil, fmt.Errorf("usage: %s %s", name, usage)
 		}
-		return c.do(s, flags, words)
+		if c.do == nil {
+			return nil, errSFTPBye
+		}
+		return func() error { return c.do(s, flags, words) }, nil
 	}
-	return withHint(fmt.Errorf("there is no word %q", name), "help lists them")
+	return nil, withHint(fmt.Errorf("there is no word %q", name), "help lists them")
 }
 
 // there is a path on the device, absolute.
@@ -309,7 +421,7 @@ func (s *sftpShell) foundHere(w sftpWord) ([]string, error) {
 func (s *sftpShell) transfer(flags string, from []string, src, dst cpSide, to string) error {
 	bar := newCPBar(s.files.err, s.batch, time.Now)
 	goOn := strings.Contains(flags, "a")
-	e := newCPEngine(s.ctx, s.files.err, "sftp", bar, false)
+	e := newCPEngine(s.now, s.files.err, "sftp", bar, false)
 	e.preserve, e.goOn, e.inplace, e.sync = strings.ContainsAny(flags, "pP"), goOn, goOn, strings.Contains(flags, "f")
 	t := &cpTree{e: e, recursive: strings.ContainsAny(flags, "rR"), dst: dst}
 	if err := t.aim(to, len(from)); err != nil {

@@ -23,7 +23,7 @@ type sftpAct struct {
 	what        string
 	flags       string
 	least, most int
-	do          func(s *sftpShell, flags string, words []sftpWord) error
+	do          func(s *sftpShell, flags string, words []sftpWord) error // nil: errSFTPBye
 }
 
 var sftpActs []sftpAct
@@ -36,7 +36,7 @@ func init() { // help reads the table
 		}
 	}
 	sftpActs = []sftpAct{
-		{"bye|exit|quit", "end", "", 0, 0, func(*sftpShell, string, []sftpWord) error { return errSFTPBye }},
+		{"bye|exit|quit", "end", "", 0, 0, nil},
 		{"cd [PATH]", "go to a directory there", "", 0, 1, (*sftpShell).cd},
 		{"chgrp GROUP PATH…", "give to a group, by its number", "", 2, many, (*sftpShell).chgrp},
 		{"chmod MODE PATH…", "set the mode, octal", "", 2, many, (*sftpShell).chmod},
@@ -92,6 +92,9 @@ func (s *sftpShell) say(format string, args ...any) error {
 			args[i] = printable(text)
 		}
 	}
+	if err := s.now.Err(); err != nil {
+		return err
+	}
 	_, err := fmt.Fprintf(s.files.out, format, args...)
 	return err
 }
@@ -104,6 +107,9 @@ func (s *sftpShell) each(words []sftpWord, do func(path string) error) error {
 			return err
 		}
 		for _, path := range paths {
+			if err := s.now.Err(); err != nil {
+				return err
+			}
 			if err := do(path); err != nil {
 				return about(path, err)
 			}
@@ -355,6 +361,9 @@ func (s *sftpShell) ls(flags string, words []sftpWord) error {
 func (s *sftpShell) lsDir(flags, path, shown string) error {
 	var list []sftpEntry
 	err := s.r.sftpClient.list(path, func(e sftpName) error {
+		if err := s.now.Err(); err != nil {
+			return err
+		}
 		if len(list) == maxOffshoots {
 			return fmt.Errorf("more than %d entries", maxOffshoots)
 		}
