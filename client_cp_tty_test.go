@@ -79,7 +79,7 @@ func TestCpBreakOnATerminal(t *testing.T) {
 		held := h.holding(t, 1<<20)
 		process := term.start(helper)
 		held()
-		grown(t, c.here(partName("movie.mkv")))
+		awaitBytes(t, c.here(partName("movie.mkv")))
 		shown := ""
 		if terminal {
 			shown = term.expect("%")

@@ -65,8 +65,8 @@ func (h *sftpHold) holding(t *testing.T, after int64) (wait func()) {
 	}
 }
 
-// grown waits until a file has something in it.
-func grown(t *testing.T, name string) {
+// awaitBytes waits until a file has something in it.
+func awaitBytes(t *testing.T, name string) {
 	t.Helper()
 	for late := time.Now().Add(sshcPatience); ; time.Sleep(5 * time.Millisecond) {
 		if info, err := os.Stat(name); err == nil && info.Size() > 0 {
@@ -134,7 +134,7 @@ func TestSFTPBreak(t *testing.T) {
 	term.keys("get big\r")
 	term.expect("\r\n")
 	held()
-	grown(t, c.here(partName("big")))
+	awaitBytes(t, c.here(partName("big")))
 	term.expect("big ") // the bar
 	term.keys("\x03")
 	shown := term.expect("\b\b  \b\b")

@@ -100,6 +100,13 @@ on laptop "${run[@]}" ssh-config | sed "s|ProxyCommand |ProxyCommand ${SESSIO_RU
 say "laptop\$ ssh attic.sessio 'echo hello again'"
 on laptop ssh -F "$work/laptop/ssh_config" attic.sessio 'echo hello again' 2>&1 | indent
 
+say "# a file to the machine, and back"
+cp "$bin" "$work/laptop/up"
+on laptop "${run[@]}" cp "$work/laptop/up" "attic:$work/attic/there"
+on laptop "${run[@]}" cp "attic:$work/attic/there" "$work/laptop/back"
+cmp "$work/laptop/up" "$work/laptop/back"
+say "laptop\$ sessio cp up attic:there; sessio cp attic:there back   # $(stat -c %s "$bin") bytes, the same"
+
 say "# a port here that leads to one there"
 http=$(sed -n 's/.*http at //p' "$work/vps.log")
 stay laptop forwarding forward start -l "$other" attic "127.0.0.1:0:$http"
