@@ -233,8 +233,8 @@ func oracleMayDiffer(q *sftpRequest, ours, stock *sftpReply) bool {
 		return stock.code == sftpOK && ours.code == sftpNoSuchFile // it changes nothing, and stock does not look where
 	case q.kind == sftpExtended && q.path == sftpCopyData:
 		return stock.code == sftpOK && ours.code != sftpOK // whatever has failed in the last piece
-	case q.kind == sftpRename && stock.code == sftpOK:
-		return ours.code == sftpFailure && ours.text == unix.EEXIST.Error() // a link that leads nowhere is no target to stock
+	case q.kind == sftpRename && ours.code == sftpFailure && ours.text == unix.EEXIST.Error():
+		return true // a link that leads nowhere is no target to stock
 	case ours.code == sftpOK || stock.code == sftpOK:
 		return false
 	}
