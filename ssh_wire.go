@@ -23,6 +23,7 @@ type sshWire struct {
 	in     *bufio.Reader
 	remote net.Addr
 	flood  *floodGuard
+	named  bool          // the peer has begun as a client of SSH does
 	spare  sync.Pool     // of *[]byte for queue; the collector empties it when idle
 	ended  chan struct{} // closed when the write loop has ended
 
@@ -40,6 +41,8 @@ const (
 	maxWireQueue = 128 << 10
 	// wireFlush is how long Close waits for a peer that reads nothing.
 	wireFlush = 2 * time.Second
+	// identPrefix begins what a client says first (RFC 4253, 4.2).
+	identPrefix = "SSH-"
 )
 
 func newSSHWire(nc net.Conn) *sshWire {
@@ -67,11 +70,35 @@ func tcpAddrOf(a net.Addr) net.Addr {
 }
 
 func (w *sshWire) Read(p []byte) (int, error) {
+	if !w.named {
+		if err := w.first(); err != nil {
+			return 0, err
+		}
+	}
 	n, err := w.in.Read(p)
 	if w.flood.arrived(n) {
 		return 0, errFlood
 	}
 	return n, err
+}
+
+var errNotSSH = errors.New("what came is no SSH identification string")
+
+// first waits for how a client begins. The library would read on for the grace
+// time; sshd says this at once, to a browser or a scanner.
+func (w *sshWire) first() error {
+	for i := range len(identPrefix) {
+		b, err := w.in.Peek(i + 1)
+		if err != nil {
+			return err
+		}
+		if b[i] != identPrefix[i] {
+			w.Write([]byte("Invalid SSH identification string.\r\n"))
+			return errNotSSH
+		}
+	}
+	w.named = true
+	return nil
 }
 
 // Write queues p. It blocks while the queue is full, and fails once a send has

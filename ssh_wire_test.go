@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -280,5 +281,40 @@ func TestSSHDStderrDrained(t *testing.T) {
 		if _, err := ch.Stderr().Write(make([]byte, 1<<20)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestSSHWireNotSSH: what is no client of SSH is told so at once; one whose
+// first bytes come one by one is waited for.
+func TestSSHWireNotSSH(t *testing.T) {
+	d := startSSHD(t, nil)
+	for _, said := range []string{"\n", "GET / HTTP/1.0\r\n\r\n", "SSX", "\x16\x03\x01"} {
+		nc, err := net.Dial("tcp", d.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(nc, said)
+		got, err := io.ReadAll(nc)
+		if !bytes.HasPrefix(got, []byte("SSH-2.0-")) || !bytes.HasSuffix(got, []byte("\r\nInvalid SSH identification string.\r\n")) {
+			t.Errorf("%q: %q, %v", said, got, err)
+		}
+		nc.Close()
+	}
+	sshdUntil(t, "the reasons", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return len(d.errs) == 4 && !slices.ContainsFunc(d.errs, func(err error) bool { return !errors.Is(err, errNotSSH) })
+	})
+	nc, err := net.Dial("tcp", d.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	for _, c := range []byte("SSH-2.0-slow\r\n") {
+		nc.Write([]byte{c})
+	}
+	b := make([]byte, 4<<10)
+	if n, err := io.ReadAtLeast(nc, b, 200); err != nil || !bytes.Contains(b[:n], []byte("curve25519")) {
+		t.Errorf("%q %v", b[:n], err)
 	}
 }
