@@ -30,7 +30,11 @@ func (z *oracleFuzz) name() string { return oracleFuzzNames[z.next(len(oracleFuz
 
 func (z *oracleFuzz) attrs() sftpAttrs {
 	n := uint32(z.next(256))
-	return sftpAttrs{flags: n & 15, size: uint64(n) * 100, uid: n >> 4, gid: n >> 5, mode: uint32(z.next(256)) << 4 & 0o7777, atime: n, mtime: n << 24}
+	flags := n & 15
+	if flags&sftpHasOwner != 0 { // stock gives the file away last, which takes its setuid bit
+		flags &^= sftpHasMode
+	}
+	return sftpAttrs{flags: flags, size: uint64(n) * 100, uid: n >> 4, gid: n >> 5, mode: uint32(z.next(256)) << 4 & 0o7777, atime: n, mtime: n << 24}
 }
 
 // op is the next request, of any kind.
