@@ -152,7 +152,13 @@ type localReader struct {
 	sought bool
 }
 
+// errPipe: an open would wait for the other end, with nothing to end that.
+var errPipe = withHint(errors.New("is a pipe"), "sessio cp - DEVICE:FILE takes what comes on standard input")
+
 func (localSide) read(name string, size int64) (cpReader, error) {
+	if info, err := os.Stat(name); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
+		return nil, errPipe
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, reasonOf(err)

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 )
 
@@ -352,4 +353,16 @@ func TestCpStandardStreams(t *testing.T) {
 	if c.out != string(b) {
 		t.Errorf("%d bytes, want %d", len(c.out), len(b))
 	}
+}
+
+// A pipe is refused: an open would wait for its other end.
+func TestCpPipe(t *testing.T) {
+	c := newCPTest(t, sshcSSHD(t))
+	if err := syscall.Mkfifo(c.here("pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.cp("here/pipe", "attic:/f"); err == nil || !strings.Contains(c.errs, "here/pipe: is a pipe") || !strings.Contains(c.errs, "cp - DEVICE:FILE") {
+		t.Errorf("%v: %s", err, c.errs)
+	}
+	c.gone(c.there("f"))
 }

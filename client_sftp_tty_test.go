@@ -40,12 +40,12 @@ func newSFTPHold(t *testing.T) *sftpHold {
 		} else if h.after.Store(max(left-int64(len(r.data)), 0)); left > 0 && r.kind == sftpData {
 			return
 		}
+		h.after.Store(-1) // before it is known to hold: a next one may be asked for
 		select {
 		case h.held <- struct{}{}:
 			<-h.on
 		case <-h.on:
 		}
-		h.after.Store(-1)
 	}
 	h.peer = newSFTPPeer(t, &h.sftpHand)
 	t.Cleanup(func() { close(h.on) })

@@ -265,14 +265,14 @@ func (s *scpServer) takeFolder(name string, r scpRecord, times *scpRecord, depth
 	case err == nil && !st.isDir():
 		err = unix.ENOTDIR
 	case err == nil && s.times:
-		mode = r.mode & 0o777
+		mode = r.mode & 0o7777
 	case errors.Is(err, unix.ENOENT):
 		if err = s.door.mkdir(name, r.mode&0o777|0o700); err == nil && (s.times || r.mode&0o700 != 0o700) {
 			if st, err = s.door.lstat(name); err == nil {
 				mode = st.mode & r.mode & 0o777 // less the umask
 			}
-			if s.times {
-				mode = r.mode & 0o777
+			if s.times { // -p brings all bits, as with OpenSSH's
+				mode = r.mode & 0o7777
 			}
 		}
 	}
@@ -326,7 +326,7 @@ func (s *scpServer) takeFile(name string, r scpRecord, times *scpRecord) error {
 		a = times.attrs()
 	}
 	if s.times {
-		a.flags, a.mode = a.flags|sftpHasMode, r.mode&0o777
+		a.flags, a.mode = a.flags|sftpHasMode, r.mode&0o7777
 	}
 	var told error // the source may not have read all of the file
 	c, err := s.in.ReadByte()
