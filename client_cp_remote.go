@@ -87,7 +87,9 @@ func (r *remoteSide) end() {
 	r.conn.close()
 }
 
-func (r *remoteSide) show(name string) string      { return r.device + ":" + name }
+func (r *remoteSide) show(name string) string {
+	return r.device + ":" + strings.TrimPrefix(name, "./") // home's
+}
 func (r *remoteSide) base(name string) string      { return name[strings.LastIndexByte(name, '/')+1:] }
 func (r *remoteSide) join(dir, name string) string { return strings.TrimSuffix(dir, "/") + "/" + name }
 func (r *remoteSide) resolve(name string) (string, error) {

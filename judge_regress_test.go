@@ -31,6 +31,7 @@ type regressScript struct {
 
 // regressScripts are what is run.
 var regressScripts = []regressScript{
+	{name: "multiplex", ports: true},
 	{name: "dynamic-forward", ports: true},
 	{name: "forwarding", ports: true},
 	{name: "cert-file"},
@@ -65,6 +66,7 @@ var regressScripts = []regressScript{
 	{name: "forcecommand", sed: `/^echo "ForceCommand true/,$d`, why: "ForceCommand"},
 	{name: "localcommand"},
 	{name: "host-expand"},
+	{name: "hostkey-rotate", sed: `/^# Add new hostkey/,$d`, why: "two host keys of one type"},
 	{name: "keyscan", sed: `s/SSH_KEYTYPES/SSH_HOSTKEY_TYPES/`, why: "host keys of security keys"},
 	{name: "knownhosts"},
 	{name: "knownhosts-command"},
@@ -75,8 +77,6 @@ var regressScripts = []regressScript{
 
 // regressLeftOut is what of the suite has to do with a server and is not run.
 var regressLeftOut = map[string]string{
-	"multiplex":          "does not end here, and nobody knows yet why; TestJudgePortOpenSSH has twelve sessions and all forwards over one",
-	"hostkey-rotate":     "two host keys of one type",
 	"forward-control":    "four minutes; PermitListen",
 	"rekey":              "three minutes; RekeyLimit of a server, sshd -T; TestJudgePortOpenSSH has new keys",
 	"cert-userkey":       "TrustedUserCAKeys, AuthorizedPrincipalsFile, RevokedKeys",
@@ -224,7 +224,7 @@ func (s *regressSuite) script(t *testing.T, dir, name string) *exec.Cmd {
 
 func (s *regressSuite) run(t *testing.T, r regressScript) {
 	t.Helper()
-	dir := filepath.Join(s.dir, r.name)
+	dir := filepath.Join(s.dir, strings.Replace(r.name, "hostkey", "hk", 1)) // one throws out lines with that word
 	if out, err := exec.Command("cp", "-a", s.dir+"/keys", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
