@@ -9,7 +9,7 @@ STATICCHECK  = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK  = golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 # How long "make fuzz" spends on each target.
-FUZZTIME    ?= 40s
+FUZZTIME    ?= 30s
 
 .PHONY: bench screenshots build demo test slow check vet staticcheck modules layout cross size vuln fuzz mutants qemu judge lab lab-full clean
 
@@ -78,7 +78,7 @@ qemu: ## the demo's walkthrough on emulated mipsle and arm
 # A million datagrams of junk and 100 MB each way are among them: a minute.
 judge: build ## the program as built, with stock clients, kill -9 and /proc
 	testdata/tools.sh judge
-	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -timeout 25m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
+	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -parallel 4 -timeout 25m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
 
 # ROUNDS and MIB choose between minutes and precision.
 ROUNDS ?= 3
