@@ -119,14 +119,14 @@ func TestGateFlood(t *testing.T) {
 		g.failed(c, near, now)
 	}
 	at := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}) }
-	for i := range 3 * maxGateEntries {
+	for i := range 2 * maxGateEntries {
 		g.failed(c, at(i), now)
 	}
 	if g.judge(c, victim, now) == nil || g.judge(c, owners, now) == nil || !g.failed(c, near, now) {
 		t.Error("a flood of failures made it forget")
 	}
 	later := now.Add(time.Second)
-	for i := range 2 * maxGateEntries {
+	for i := range 3 * maxGateEntries / 2 {
 		for range c.maxAuthAttempts {
 			g.failed(c, at(i), later)
 		}

@@ -148,50 +148,52 @@ func (c sshdAddrConn) RemoteAddr() net.Addr { return c.addr }
 // TestSSHDFlood: tiny packets to a command that does not read cost the server
 // little, and then the connection is closed.
 func TestSSHDFlood(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		start func(*ssh.Session) error
-	}{
-		{"stalled command", func(s *ssh.Session) error { return s.Start("exec sleep 1000") }},
-		{"no command", func(s *ssh.Session) error { return nil }},
-		{"slow command", func(s *ssh.Session) error {
-			return s.Start("while :; do dd bs=1 count=500 >/dev/null 2>&1; sleep .05; done")
-		}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			d := startSSHD(t, nil)
-			cl := d.mustDial()
-			s := d.newSession(cl)
-			in, err := s.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := c.start(s); err != nil {
-				t.Fatal(err)
-			}
-			before := sshdHeap()
-			most := before
-			for i := 0; err == nil; i++ {
-				if _, err = in.Write([]byte{'x'}); i > 0 && i%20000 == 0 {
-					most = max(most, sshdHeap())
-				}
-				if i > 1<<20 {
-					t.Fatal("a million tiny packets")
-				}
-			}
-			cl.Wait()
-			if grown := most - before; grown > 16<<20 {
-				t.Errorf("the heap grew by %d bytes", grown)
-			} else {
-				t.Logf("the heap grew by %d KiB", grown>>10)
-			}
-			sshdUntil(t, "the reason", func() bool {
-				d.mu.Lock()
-				defer d.mu.Unlock()
-				return len(d.errs) == 1 && errors.Is(d.errs[0], errFlood)
-			})
-		})
+	t.Run("stalled command", func(t *testing.T) {
+		floodEnds(t, func(s *ssh.Session) error { return s.Start("exec sleep 1000") })
+	})
+	t.Run("no command", func(t *testing.T) { floodEnds(t, func(s *ssh.Session) error { return nil }) })
+}
+
+func TestSlowSSHDFlood(t *testing.T) {
+	slow(t)
+	floodEnds(t, func(s *ssh.Session) error {
+		return s.Start("while :; do dd bs=1 count=500 >/dev/null 2>&1; sleep .05; done")
+	})
+}
+
+// floodEnds sends bytes one by one to what does not read them.
+func floodEnds(t *testing.T, start func(*ssh.Session) error) {
+	d := startSSHD(t, nil)
+	cl := d.mustDial()
+	s := d.newSession(cl)
+	in, err := s.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
 	}
+	if err := start(s); err != nil {
+		t.Fatal(err)
+	}
+	before := sshdHeap()
+	most := before
+	for i := 0; err == nil; i++ {
+		if _, err = in.Write([]byte{'x'}); i > 0 && i%20000 == 0 {
+			most = max(most, sshdHeap())
+		}
+		if i > 1<<20 {
+			t.Fatal("a million tiny packets")
+		}
+	}
+	cl.Wait()
+	if grown := most - before; grown > 16<<20 {
+		t.Errorf("the heap grew by %d bytes", grown)
+	} else {
+		t.Logf("the heap grew by %d KiB", grown>>10)
+	}
+	sshdUntil(t, "the reason", func() bool {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return len(d.errs) == 1 && errors.Is(d.errs[0], errFlood)
+	})
 }
 
 func sshdHeap() uint64 {
