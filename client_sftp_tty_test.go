@@ -68,14 +68,10 @@ func (h *sftpHold) holding(t *testing.T, after int64) (wait func()) {
 // awaitBytes waits until a file has something in it.
 func awaitBytes(t *testing.T, name string) {
 	t.Helper()
-	for late := time.Now().Add(sshcPatience); ; time.Sleep(5 * time.Millisecond) {
-		if info, err := os.Stat(name); err == nil && info.Size() > 0 {
-			return
-		}
-		if time.Now().After(late) {
-			t.Fatalf("%s stays empty", name)
-		}
-	}
+	waitWithin(t, sshcPatience, func() bool {
+		info, err := os.Stat(name)
+		return err == nil && info.Size() > 0
+	})
 }
 
 // A line is edited and obeyed; ^C gives a fresh one, and only ^D or bye is the

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -168,12 +169,9 @@ func (o *sshdOptions) option(line string) error {
 	case name == "setenv":
 		o.set("shell.env", sshdEnv(value))
 	default:
-		for _, ignored := range sshdIgnored {
-			if name == ignored {
-				return nil
-			}
+		if !slices.Contains(sshdIgnored, name) {
+			return fmt.Errorf("no such option here: %s", line)
 		}
-		return fmt.Errorf("no such option here: %s", line)
 	}
 	return nil
 }
@@ -192,31 +190,23 @@ func sshdEnv(words string) string {
 	return envText(env)
 }
 
-func (o *sshdOptions) settings() (*liveConfig, error) {
-	c := &liveConfig{source: configSource{dir: filepath.Dir(o.file), getenv: func(string) string { return "" }, flags: o.flags}}
-	_, err := c.reload()
-	return c, err
-}
-
-// openLog is where -E says, standard error where it says nothing.
-func (o *sshdOptions) openLog() (func(format string, args ...any), error) {
+// begin loads the settings, and opens the log where -E says: standard error
+// where it says nothing.
+func (o *sshdOptions) begin() (c *liveConfig, logf func(format string, args ...any), err error) {
 	out := os.Stderr
 	if o.log != "" {
-		var err error
 		if out, err = os.OpenFile(o.log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return func(format string, args ...any) { fmt.Fprintf(out, format+"\n", args...) }, nil
+	c = &liveConfig{source: configSource{dir: filepath.Dir(o.file), getenv: func(string) string { return "" }, flags: o.flags}}
+	_, err = c.reload()
+	return c, func(format string, args ...any) { fmt.Fprintf(out, format+"\n", args...) }, err
 }
 
 // serveOne serves SSH on standard input and output, whose peer has no address.
 func (o *sshdOptions) serveOne() error {
-	logf, err := o.openLog()
-	if err != nil {
-		return err
-	}
-	settings, err := o.settings()
+	settings, logf, err := o.begin()
 	if err != nil {
 		return err
 	}
@@ -255,11 +245,7 @@ func (c *stdioConn) SetWriteDeadline(t time.Time) error { return c.out.SetWriteD
 // is there while it listens, and is written anew when it has read its settings
 // again.
 func (o *sshdOptions) servePort() error {
-	logf, err := o.openLog()
-	if err != nil {
-		return err
-	}
-	settings, err := o.settings()
+	settings, logf, err := o.begin()
 	if err != nil {
 		return err
 	}

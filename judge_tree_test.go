@@ -178,14 +178,6 @@ func copiedTree(t *testing.T, root string) (tree []treeEntry) {
 	return tree
 }
 
-// peakMemory is the most that a process has held, in KiB; 0 when it is gone.
-func peakMemory(pid int) (kib int) {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	_, rest, _ := strings.Cut(string(b), "VmHWM:")
-	fmt.Sscan(rest, &kib)
-	return kib
-}
-
 // maxTreeMemory is what either side may hold while the big tree is copied, in
 // KiB: 64 files at once, and 500 directories of which something is remembered.
 const maxTreeMemory = 48 << 10
@@ -221,12 +213,12 @@ func TestSlowCpBigTree(t *testing.T) {
 		for over := false; !over; {
 			select {
 			case <-tick.C:
-				peak = max(peak, peakMemory(cmd.Process.Pid))
+				peak = max(peak, procStatus(cmd.Process.Pid, "VmHWM"))
 			case <-done:
 				over = true
 			}
 		}
-		server := peakMemory(j.pid("attic"))
+		server := procStatus(j.pid("attic"), "VmHWM")
 		t.Logf("%s: %v, %v of processor here; at most %d MiB here and %d MiB there", way, time.Since(began).Round(time.Millisecond),
 			cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), peak>>10, server>>10)
 		if code := cmd.ProcessState.ExitCode(); code != min(odd, 1) || strings.Count(errs.String(), "\n") != odd {

@@ -63,11 +63,7 @@ func TestSSHDDropsAtRandom(t *testing.T) {
 	}
 	close(drops)
 	clients.Wait()
-	d.idle()
-	sshdUntil(t, "nothing left behind", func() bool {
-		after := sshdCount(t)
-		return after.goroutines <= before.goroutines && after.fds <= before.fds && after.children <= before.children
-	})
+	d.settled(before)
 }
 
 // dropped is a client that leaves as c says, or when its command ends.

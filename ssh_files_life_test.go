@@ -31,16 +31,6 @@ func (f *filesTest) sftpOn(cl *ssh.Client) *rawSFTP {
 	return c
 }
 
-// settled waits until no more is held than before.
-func (f *filesTest) settled(before sshdHeld) {
-	f.Helper()
-	f.idle()
-	sshdUntil(f.T, "nothing left behind", func() bool {
-		after := sshdCount(f.T)
-		return after.goroutines <= before.goroutines && after.fds <= before.fds && after.children <= before.children
-	})
-}
-
 // held is what is held when nobody is in, one session having been.
 func (f *filesTest) held() sshdHeld {
 	f.Helper()

@@ -156,6 +156,16 @@ func TestSSHDHangupSpares(t *testing.T) {
 // sshdHeld counts what a leak would add to.
 type sshdHeld struct{ goroutines, fds, children int }
 
+// settled waits until no more is held than before.
+func (d *sshdTest) settled(before sshdHeld) {
+	d.Helper()
+	d.idle()
+	sshdUntil(d.T, "nothing left behind", func() bool {
+		after := sshdCount(d.T)
+		return after.goroutines <= before.goroutines && after.fds <= before.fds && after.children <= before.children
+	})
+}
+
 func sshdCount(t *testing.T) (h sshdHeld) {
 	h.goroutines = runtime.NumGoroutine()
 	fds, err := os.ReadDir("/proc/self/fd")
@@ -183,10 +193,7 @@ func TestSSHDLeavesNothing(t *testing.T) {
 	for i := range 102 { // each kind as often
 		d.leak(i)
 	}
-	sshdUntil(t, "nothing left behind", func() bool {
-		after := sshdCount(t)
-		return after.goroutines <= before.goroutines && after.fds <= before.fds && after.children <= before.children
-	})
+	d.settled(before)
 }
 
 // idle waits until no connection is served.
