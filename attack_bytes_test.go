@@ -6,15 +6,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 )
-
-// attackSlow reports that the tests may take their full length: make slow.
-func attackSlow() bool { return os.Getenv("SESSIO_SLOW") != "" }
 
 // maxCoordBytes is what may pass the coordinator's port while a client and a
 // device meet and move any number of bytes between them.
@@ -26,7 +22,7 @@ const maxCoordBytes = 20 << 10
 func TestAttackCoordinatorSeesNoSession(t *testing.T) {
 	t.Parallel()
 	size := int64(20 << 20)
-	if attackSlow() {
+	if slowTests() {
 		size = 100 << 20
 	}
 	c := newAttackCoord(t)

@@ -171,7 +171,7 @@ func (f *flood) end() int {
 
 func TestAttackFloodOfJunk(t *testing.T) {
 	n := 20_000
-	if attackSlow() {
+	if slowTests() {
 		n = 1_000_000
 	}
 	file := buildSessio(t)

@@ -9,18 +9,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"testing"
 	"time"
 )
-
-func slow(t *testing.T) {
-	t.Helper()
-	if os.Getenv("SESSIO_SLOW") == "" {
-		t.Skip("only in make judge")
-	}
-}
 
 func TestSlowBulk(t *testing.T) {
 	slow(t)

@@ -374,7 +374,7 @@ func TestPortMapRenewal(t *testing.T) {
 			t.Errorf("looks again after %v, not %v s", got, want)
 		}
 	}
-	m.fails = 1 << 40
+	m.fails = 1 << 30
 	if got := m.later(); got != 10*time.Minute {
 		t.Errorf("looks again after %v", got)
 	}

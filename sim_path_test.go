@@ -3,14 +3,9 @@ package main
 import (
 	"fmt"
 	"math"
-	"os"
 	"testing"
 	"time"
 )
-
-// slowTests reports whether what takes longer than a build shall run: all of it
-// with SESSIO_SLOW=1.
-func slowTests() bool { return os.Getenv("SESSIO_SLOW") != "" }
 
 // simTimes is how often a random test is tried.
 func simTimes(quick, slow int) int {
