@@ -258,6 +258,7 @@ func (l *lender) lendSSH(ctx context.Context, c *net.UnixConn, in *bufio.Reader,
 		return
 	}
 	defer s.Close()
+	defer processors.busy()()
 	defer context.AfterFunc(ctx, func() { s.Close() })()
 	up := make(chan struct{})
 	go func() {

@@ -18,6 +18,7 @@ import (
 )
 
 func main() {
+	processors.limit()
 	if isNetChild(os.Args) {
 		os.Exit(exitStatus(runNetChild()))
 	}

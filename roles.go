@@ -162,6 +162,9 @@ func (p *program) runRoles(ctx context.Context, args []string) error {
 		hangups = make(chan os.Signal, 1)
 	}
 	boundMemory()
+	if *r.roles[roleCoordinator] {
+		processors.free()
+	}
 	ctx, stop := untilStopped(ctx, hangups)
 	defer stop()
 	return r.run(ctx, dir, p.out, deviceConfig{settings: settings, hangups: hangups, inTerminal: term.IsTerminal(int(os.Stdin.Fd()))}, log.logf)

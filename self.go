@@ -1,10 +1,12 @@
 package main
 
 // This file knows which program this is, and keeps it small: one copy of the
-// sorting algorithm in the binary, memory by how much the machine has.
+// sorting algorithm in the binary, memory by how much the machine has, and one
+// processor for each connection.
 
 import (
 	"os"
+	"runtime"
 	"runtime/debug"
 	"sort"
 	"strconv"
@@ -115,5 +117,58 @@ func (g *gcGear) busy() (end func()) {
 		if g.n--; g.n == 0 {
 			setGC(gcWaiting)
 		}
+	}
+}
+
+// processors says how many the runtime uses. What a connection moves goes from
+// goroutine to goroutine, and with a second processor each step wakes it by a
+// system call: an upload over a link then costs twice the CPU time and is slower
+// by a third. So there is one processor, and one more for each further SSH
+// connection, as far as the machine has them.
+var processors processorGear
+
+type processorGear struct {
+	mu  sync.Mutex
+	all int // there are; 0: the runtime decides. Guarded by mu
+	n   int // connections, guarded by mu
+}
+
+// limit begins to count, unless the environment says how many.
+func (g *processorGear) limit() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.all = runtime.GOMAXPROCS(0)
+		g.useLocked()
+	}
+}
+
+// free is for a coordinator, which has no SSH connections and many peers.
+func (g *processorGear) free() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.all > 0 {
+		runtime.GOMAXPROCS(g.all)
+		g.all = 0
+	}
+}
+
+// busy says that a connection has begun; end is called once when it is over.
+func (g *processorGear) busy() (end func()) {
+	g.add(1)
+	return func() { g.add(-1) }
+}
+
+func (g *processorGear) add(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.n += n
+	g.useLocked()
+}
+
+// useLocked stops all goroutines for some microseconds where the number changes.
+func (g *processorGear) useLocked() {
+	if want := min(max(g.n, 1), g.all); want > 0 && want != runtime.GOMAXPROCS(0) {
+		runtime.GOMAXPROCS(want)
 	}
 }

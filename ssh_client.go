@@ -217,6 +217,7 @@ func (c *sshClient) handshake(ctx context.Context, login string) error {
 
 // watchLink closes the stream when the link under it has died.
 func (c *sshClient) watchLink() {
+	defer processors.busy()()
 	select {
 	case <-c.pipe.lost:
 		c.wire.end(c.pipe.lossReason())

@@ -77,6 +77,7 @@ func (s *sshServer) serveConn(ctx context.Context, nc net.Conn, c *sshConnection
 		return err
 	}
 	defer s.remove(c)
+	defer processors.busy()()
 	w := newSSHWire(c.meter)
 	defer w.wait()
 	defer w.Close()
