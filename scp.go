@@ -209,7 +209,7 @@ func (s *scpServer) take(target string, folder bool, depth int) error {
 			return err
 		}
 		r, err := parseScpRecord(line)
-		if err != nil {
+		if err != nil && err != errScpControl {
 			return s.fatal(err)
 		}
 		if times != nil && r.kind != 'C' && r.kind != 'D' {
@@ -221,6 +221,11 @@ func (s *scpServer) take(target string, folder bool, depth int) error {
 			if target == "" {
 				name = r.name
 			}
+		}
+		if err != nil { // errScpControl: the client sends the next
+			s.warn(name, err)
+			times = nil
+			continue
 		}
 		switch r.kind {
 		case 1:

@@ -188,6 +188,8 @@ func TestScpDialogs(t *testing.T) {
 		{"two targets", "-t x y", "", "\x02scp: ambiguous target\n", fileRules{}, 1, ""},
 		{"a directory without -r", "-t .", "D0755 0 d\n", "\x00\x02scp: received directory without -r, or too deep\n", fileRules{}, 1, ""},
 		{"a name that leads up", "-r -t .", "C0644 1 ..\n", "\x00\x02scp: unexpected filename \"..\"\n", fileRules{}, 1, ""},
+		{"names with control bytes, and the others go on", "-r -t .", "C0644 1 a\x1b[2J\nT5 0 6 0\nD0755 0 d\x7f\nC0644 1 b\nx\x00", "\x00\x01scp: ./a\\x1b[2J: a name with control bytes is not taken here\n" +
+			"\x00\x01scp: ./d\\x7f: a name with control bytes is not taken here\n\x00\x00", fileRules{}, 1, "b"},
 		{"an end of nothing", "-r -t .", "E\n", "\x00\x02scp: protocol error: the end of no directory\n", fileRules{}, 1, ""},
 		{"a warning of the source", "-t .", "\x01gone\nC0644 1 a\nx\x00", "\x00\x00\x00", fileRules{}, 1, "a"},
 		{"times without -p", "-t .", "T5 0 6 0\nC0644 1 a\nx\x00", "\x00\x00\x00\x00", fileRules{}, 0, "a"},
@@ -207,6 +209,40 @@ func TestScpDialogs(t *testing.T) {
 		if out.String() != c.out || status != c.status || strings.Join(left, " ") != c.left {
 			t.Errorf("%s: %q, status %d, left %q", c.name, out.String(), status, left)
 		}
+	}
+}
+
+// TestScpControlNames: of a tree with a name that a terminal would obey, a sink
+// takes the others, as one that is not allowed; a source sends it, as stock's.
+func TestScpControlNames(t *testing.T) {
+	tree, left := filepath.Join(t.TempDir(), "tree"), ""
+	for _, name := range []string{"bell\a", "line\nend\\\a\xff\xa0\xe9\x81 ", "a", "d\x1b/in", "z/z"} {
+		file := filepath.Join(tree, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(name), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func(target string) string { return scpTestList(t, target, false) }
+	var trees []string
+	for range 3 {
+		trees = append(trees, filepath.Join(t.TempDir(), "t"))
+	}
+	if us, it := scpTestPair(t, []string{"-r", "-f", tree}, []string{"-r", "-t", trees[0]}); us != 0 || it != 0 {
+		t.Fatal(us, it)
+	}
+	if us, it := scpTestStock(t, fileRules{}, "scp -r -f "+tree, "-r", "-t", trees[1]); us != 0 || it != 0 || list(trees[1]) != list(trees[0]) {
+		t.Errorf("our source: %d %d\n%s\nstock:\n%s", us, it, list(trees[1]), list(trees[0]))
+	}
+	if us, it := scpTestStock(t, fileRules{}, "scp -r -p -t "+trees[2], "-r", "-p", "-f", tree); us != 1 || it != 1 {
+		t.Errorf("our sink: %d %d", us, it)
+	}
+	for name := range strings.SplitSeq(list(trees[0]), "\n") {
+		if !strings.HasPrefix(name, `"/bell`) && !strings.HasPrefix(name, `"/d`) {
+			left += name + "\n"
+		}
+	}
+	if got := list(trees[2]); got+"\n" != left {
+		t.Errorf("our sink left\n%swant\n%s", got, left)
 	}
 }
 

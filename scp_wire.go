@@ -4,6 +4,7 @@ package main
 // lines of text, each answered by a byte, and the bytes of files between them.
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -43,8 +44,11 @@ func (r scpRecord) append(b []byte) []byte {
 	return append(b, '\n')
 }
 
+// errScpControl refuses one name, not what it came with.
+var errScpControl = errors.New("a name with control bytes is not taken here")
+
 // parseScpRecord reads a line without its end. Names are single components that
-// a terminal shows as they are.
+// a terminal shows as they are; with errScpControl all else is good.
 func parseScpRecord(line []byte) (r scpRecord, err error) {
 	if len(line) == 0 || len(line) > maxScpLine {
 		return r, fmt.Errorf("protocol error: a record of %d bytes, 1 to %d", len(line), maxScpLine)
@@ -81,6 +85,9 @@ func parseScpRecord(line []byte) (r scpRecord, err error) {
 		if !isScpName(name) {
 			return r, fmt.Errorf("unexpected filename %q", clip(name))
 		}
+		if strings.IndexFunc(name, func(c rune) bool { return c < ' ' || c == 0x7f }) >= 0 {
+			err = errScpControl
+		}
 		r.mode, r.size, r.name = uint32(m), int64(n), name
 	default:
 		err = fmt.Errorf("protocol error: a record that begins with %q", r.kind)
@@ -88,18 +95,39 @@ func parseScpRecord(line []byte) (r scpRecord, err error) {
 	return r, err
 }
 
-// isScpName reports whether a sink may make something of this name.
+// isScpName reports whether this is a name, as OpenSSH's sink has it.
 func isScpName(s string) bool {
-	return s != "" && s != "." && s != ".." && !strings.Contains(s, "/") && strings.IndexFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f }) < 0
+	return s != "" && s != "." && s != ".." && !strings.Contains(s, "/")
 }
 
 // scpName is a base name as OpenSSH's scp sends it: a line end would end the
-// record.
+// record, so one with that goes as vis(3) writes it.
 func scpName(s string) string {
 	if !strings.Contains(s, "\n") {
 		return s
 	}
-	return strings.NewReplacer("\n", `\^J`, `\`, `\\`).Replace(s)
+	var b []byte
+	for _, c := range []byte(s) {
+		low := c & 0x7f
+		switch {
+		case c == '\\':
+			b = append(b, `\\`...)
+		case c == '\t' || c >= ' ' && c < 0x7f:
+			b = append(b, c)
+		case low == ' ':
+			b = append(b, `\240`...)
+		default:
+			if b = append(b, '\\'); c != low {
+				b = append(b, 'M')
+			}
+			if low < ' ' || low == 0x7f {
+				b = append(b, '^', low^0x40)
+			} else {
+				b = append(b, '-', low)
+			}
+		}
+	}
+	return string(b)
 }
 
 // scpBase is the last component, of "a/" too.
