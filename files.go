@@ -132,6 +132,9 @@ func (op filterOp) writes() bool {
 }
 
 func (d *fileDoor) judge(op filterOp, pl *filePlace, size int64) filterVerdict {
+	if pl.hidden {
+		op = opStat
+	}
 	return d.filter.judge(filterAsk{op: op, user: d.user, seen: pl.seen, resolved: pl.resolved, size: size})
 }
 

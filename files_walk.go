@@ -11,6 +11,7 @@ package main
 import (
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,7 @@ type filePlace struct {
 	seen     string // the path as the client means it: absolute, cleaned
 	inside   string // the same without links
 	resolved string // inside on disk
+	hidden   bool   // seen is what the path only led through: nobody may know whether it is there
 }
 
 func (pl *filePlace) close() {
@@ -129,7 +131,9 @@ func (d *fileDoor) walked(p string, follow bool) (filePlace, error) {
 	w := walker{door: d, dir: d.top}
 	name, err := w.walk(abs, follow)
 	if err != nil {
-		w.enter(d.top)
+		if w.enter(d.top); w.hidden != "" {
+			pl.seen, pl.resolved, pl.hidden = w.hidden, path.Clean(d.base+w.hidden), true
+		}
 		return pl, err
 	}
 	pl.dir, pl.name, pl.owned = w.dir, name, w.dir != d.top
@@ -148,6 +152,8 @@ type walker struct {
 	names []string // that lead from the root to dir; none is a link
 	links int
 	steps int
+
+	hidden string // where the filter has stopped it
 }
 
 // enter goes on to a directory and closes that before it.
@@ -162,6 +168,9 @@ func (w *walker) enter(dir int) {
 // name; "." where it is the directory itself. Unless it must be a directory, the
 // last name need not exist.
 func (w *walker) walk(rest string, follow bool) (string, error) {
+	if err := w.leaves(rest); err != nil {
+		return "", err
+	}
 	for {
 		rest = strings.TrimLeft(rest, "/")
 		name, tail, slash := strings.Cut(rest, "/")
@@ -194,12 +203,47 @@ func (w *walker) walk(rest string, follow bool) (string, error) {
 			if slash {
 				rest += "/" + tail
 			}
+			if err := w.leaves(rest); err != nil {
+				return "", err
+			}
 		case ends:
 			return name, w.mayEnd(name, slash)
 		default:
 			rest = tail
 		}
 	}
+}
+
+// leaves refuses what goes into a place that may not be seen and out of it by
+// "..", whether it is there or not: the answer would tell. That names are there
+// is known already, so links lead up from where they stand.
+func (w *walker) leaves(rest string) error {
+	d := w.door
+	if d.filter == nil || !strings.Contains(rest, "..") {
+		return nil
+	}
+	names, known := slices.Clone(w.names), len(w.names)
+	for name := range strings.SplitSeq(rest, "/") {
+		if name != ".." {
+			if name != "" && name != "." {
+				names = append(names, name)
+			}
+			continue
+		}
+		if len(names) > known {
+			left := "/" + strings.Join(names, "/")
+			if v := d.filter.judge(filterAsk{op: opStat, user: d.user, seen: left, resolved: d.base + left, size: -1}); v.action == filterDeny {
+				w.hidden = left
+				return &fileDenied{v.rule}
+			}
+		}
+		if w.steps += len(names); w.steps > maxWalkSteps { // as up takes them
+			return unix.ELOOP
+		}
+		names = names[:max(len(names)-1, 0)]
+		known = min(known, len(names))
+	}
+	return nil
 }
 
 // step enters the directory name, or when the path ends there only looks at it.

@@ -148,3 +148,57 @@ func TestScpManyWords(t *testing.T) {
 		t.Errorf("%d, %.200q", status, out.String())
 	}
 }
+
+// TestFilterHidesWhatIsPassed: a path that leads into what may not be seen, and
+// out again, is answered alike whether that is there or not; where it may be
+// seen, the answer is the kernel's.
+func TestFilterHidesWhatIsPassed(t *testing.T) {
+	f := startFilesTest(t, false)
+	f.write("no/file", "secret")
+	f.write("no/dir/deep/file", "secret")
+	f.write("ok/dir/file", "text")
+	for name, to := range map[string]string{"no/out": "../ok", "ok/up": "../ok/dir/../dir", "ok/in": "../no/dir", "ok/dir/far": "/ok"} {
+		if err := os.Symlink(to, filepath.Join(f.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.set(func(c *serverConfig) {
+		c.sftpRoot = f.dir
+		c.filter = filterTestMake(t, "allow", `[{name: no, pattern: "/no/**", action: deny}, {name: odd, pattern: "/ok/odd", operations: [download], action: deny}]`)
+	})
+	c := f.sftp()
+	asked := 0
+	for _, way := range []string{"/no/%/../../ok/dir", "/no/%/../../ok/dir/file", "/ok/../no/%/.././../ok/dir/file", "/ok/in/%/../../../ok/dir/file", "/no/%/../../ok/gone", "/ok/dir/far/../no/%/../../ok/dir/file"} {
+		for _, name := range []string{"file", "dir", "dir/deep/..", "out", "deep", "gone", "gone/gone/.."} {
+			p := strings.Replace(way, "%", name, 1)
+			asks := map[string]sftpReply{
+				"stat": c.one(sftpStat, p), "lstat": c.one(sftpLstat, p), "realpath": c.one(sftpRealpath, p), "list": c.one(sftpOpendir, p), "read": c.openFile(p, sftpOpenRead),
+				"write": c.openFile(p, sftpOpenNew), "remove": c.one(sftpRemove, p), "mkdir": c.do(sftpRequest{kind: sftpMkdir, path: p}), "rename": c.do(twoNames(sftpRename, p, "/ok/x")),
+				"rename to": c.do(twoNames(sftpRename, "/ok/dir/file", p)), "symlink": c.do(twoNames(sftpSymlink, p, "/ok/made")), "setstat": c.do(sftpRequest{kind: sftpSetstat, path: p}),
+			}
+			for what, r := range asks {
+				if r.code != sftpDenied || r.text != `denied by filter rule "no"` {
+					t.Errorf("%s %s: %+v", what, p, r)
+				}
+			}
+			asked += len(asks)
+		}
+	}
+	for p, want := range map[string]uint32{
+		"/ok/dir/../dir/file": sftpOK, "/ok/gone/../dir/file": sftpNoSuchFile, "/ok/dir/file/../file": sftpNoSuchFile, "/ok/up/file": sftpOK, "/ok/up/../dir/file": sftpOK,
+		"/no/../ok/dir/file": sftpOK, "/ok/dir/far/../ok/dir/file": sftpOK, "ok/../../ok/dir/file": sftpOK, "/ok/odd/../dir/file": sftpNoSuchFile, "/" + strings.Repeat("ok/../", 600) + "ok/dir/file": sftpOK,
+	} {
+		if _, r := c.get(p); r.code != want {
+			t.Errorf("%.60s: %+v", p, r)
+		}
+	}
+	denied := 0
+	for _, r := range f.records() {
+		if r.Type == "transfer_denied" && r.Rule == "no" && strings.HasPrefix(r.Path, "/no/") {
+			denied++
+		}
+	}
+	if denied != asked {
+		t.Errorf("%d records of %d denials", denied, asked)
+	}
+}
