@@ -256,7 +256,7 @@ func (r *remoteSide) createAt(name string, how cpHow, links int) (cpWriter, erro
 		}
 		open, look = r.open(name, flags, perm), r.path(sftpStat, name)
 	}
-	if w.handle, err = open.handle(); err != nil && flags&sftpOpenExcl != 0 && r.path(sftpRemove, w.file).status() == nil {
+	if w.handle, err = open.handle(); err != nil && flags&sftpOpenExcl != 0 && !errors.Is(err, fs.ErrPermission) && r.path(sftpRemove, w.file).status() == nil {
 		look.attrs()
 		open, look = r.open(w.file, flags, perm), r.path(sftpLstat, w.file) // a part that is of no use
 		w.handle, err = open.handle()

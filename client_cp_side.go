@@ -88,9 +88,6 @@ func (s *cpSum) check(n int64) error {
 	return err
 }
 
-// newFileSuffix ends the name of a part, which begins with a dot.
-const newFileSuffix = ".sessio-part"
-
 // partName is the name beside base under which it is written first. It has at
 // most 255 bytes, which is what file systems take.
 func partName(base string) string {

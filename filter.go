@@ -94,8 +94,9 @@ type filterTarget struct {
 }
 
 // judge is the verdict of the first rule that matches, else default_action. The
-// path that the client sees and the one it leads to are judged apart; the
-// stricter verdict holds, of two alike that on what the client sees.
+// path that the client sees and the one it leads to are judged apart, and of a
+// part of cp both names; the strictest verdict holds, of two alike that on what
+// the client sees.
 func (f *fileFilter) judge(a filterAsk) filterVerdict {
 	if f == nil {
 		return filterVerdict{}
@@ -111,12 +112,28 @@ func (f *fileFilter) judge(a filterAsk) filterVerdict {
 
 func (f *fileFilter) sized(a filterAsk) filterVerdict {
 	v, _ := f.first(a, a.seen)
-	if a.resolved != "" && a.resolved != a.seen {
-		if on, _ := f.first(a, a.resolved); on.action > v.action {
-			v = on
+	for _, file := range [...]string{a.resolved, a.wholeOf(a.seen), a.wholeOf(a.resolved)} {
+		if file != "" && file != a.seen {
+			if on, _ := f.first(a, file); on.action > v.action {
+				v = on
+			}
 		}
 	}
 	return v
+}
+
+// newFileSuffix ends the name of a part of cp, which begins with a dot. An
+// upload of it is one of what it will be: denied before its bytes are sent.
+const newFileSuffix = ".sessio-part"
+
+// wholeOf is the path that an upload will have when it is whole, "" where that
+// is not another.
+func (a *filterAsk) wholeOf(file string) string {
+	dir, name := path.Split(file)
+	if a.op != opUpload || len(name) < len(".x"+newFileSuffix) || name[0] != '.' || !strings.HasSuffix(name, newFileSuffix) {
+		return ""
+	}
+	return dir + strings.TrimSuffix(name[1:], newFileSuffix)
 }
 
 // first is the verdict on one path, and the rule that gives it, nil for the

@@ -135,6 +135,57 @@ func TestSCPSettings(t *testing.T) {
 	})
 }
 
+// TestFilterDeniesBeforeBytes: cp learns that a name is denied before it sends
+// the file, and leaves nothing; others arrive, and go on where they were cut.
+func TestFilterDeniesBeforeBytes(t *testing.T) {
+	f := startFilesTest(t, false)
+	f.set(func(c *serverConfig) {
+		c.filter = filterTestMake(t, "allow", `[{name: exe, extensions: [exe], operations: [upload], action: deny}, {name: small, pattern: "*.iso", min_size: 700000, operations: [upload], action: deny}]`)
+	})
+	signer := sshdSigner(t, f.key)
+	c := newCPTest(t, &sshcPeer{addr: f.addr, hostKey: sshdSigner(t, f.host).PublicKey(), userKey: signer, users: []string{f.user}})
+	c.dir = f.dir
+	for _, dir := range []string{"here/d", "there"} {
+		if err := os.MkdirAll(filepath.Join(f.dir, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := c.file(c.here("d/text"), 1<<20)
+	c.file(c.here("d/x.exe"), 1<<20)
+	c.file(c.here("d/y.ISO"), 1<<20)
+	c.file(c.here("d/y.iso"), 1<<20)
+	if err := os.WriteFile(filepath.Join(f.dir, "there", partName("text")), text[:600_000], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	os.Rename(c.here("d/y.ISO"), c.there("x.exe")) // stays
+	old, err := os.ReadFile(c.there("x.exe"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{"attic:/x.exe", "attic:/new.exe"} {
+		if err := c.cp("here/d/x.exe", to); exitStatus(err) != 1 || !strings.HasSuffix(c.errs, to[len("attic:"):]+": denied by filter rule \"exe\"\n") {
+			t.Errorf("%s: %v, %s", to, err, c.errs)
+		}
+	}
+	if err := c.cp("here/d/text", "here/d/y.iso", "attic:/"); exitStatus(err) != 1 || !strings.Contains(c.errs, "y.iso: denied by filter rule") || !strings.Contains(c.errs, "goes on behind") {
+		t.Errorf("%v, %s", err, c.errs)
+	}
+	c.same(c.there("text"), text)
+	c.same(c.there("x.exe"), old)
+	if list, _ := os.ReadDir(c.there("")); len(list) != 2 {
+		t.Errorf("there are %v", list)
+	}
+	denied := map[string]int{}
+	for _, r := range f.records() {
+		if strings.Contains(r.Path, "exe") || r.Result == "failure" && !strings.Contains(r.Path, "iso") {
+			denied[strings.Join([]string{r.Type, filepath.Base(r.Path), r.Rule}, " ")]++
+		}
+	}
+	if len(denied) != 2 || denied["transfer_denied .x.exe.sessio-part exe"] != 1 || denied["transfer_denied .new.exe.sessio-part exe"] != 1 {
+		t.Errorf("recorded %v", denied)
+	}
+}
+
 // stockSCP is stock scp, whose "h" is the server.
 func (d *sshdTest) stockSCP(args ...string) *exec.Cmd {
 	cmd := d.ssh(args...)
