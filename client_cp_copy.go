@@ -169,7 +169,7 @@ func (e *cpEngine) copyFile(j cpJob) {
 			perm = j.attrs.mode
 		}
 		if w, err = j.dst.create(j.to, cpHow{j.size(), perm, e.inplace, e.goOn, e.sync}); err != nil {
-			e.fail(to, e.reason(err))
+			e.fail(to, e.reason(missing(j.dst, j.to, err)))
 			return
 		}
 	}

@@ -298,6 +298,39 @@ func TestCpGoesOnWithOthers(t *testing.T) {
 	}
 }
 
+// What has no directory to go to is said to have none, once, and how to make it;
+// nothing is made.
+func TestCpWithoutADirectory(t *testing.T) {
+	c := newCPTest(t, sshcSSHD(t))
+	c.file(c.here("f"), 10)
+	c.file(c.there("f"), 10)
+	if err := errors.Join(os.MkdirAll(c.here("d/e"), 0o755), os.Mkdir(c.there("d"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	up, down := "attic:"+c.there("no/such"), c.here("no/such")
+	for _, words := range [][]string{
+		{"here/f", "attic:/no/such/f", "/f", up}, {"-inplace", "here/f", "attic:/no/such/f", "/f", up}, {"-r", "here/d", "attic:/no/such/d", "/d", up}, {"here/f", "attic:/no/such/", "", up},
+		{"attic:/f", "here/no/such/f", "/f", down}, {"-inplace", "attic:/f", "here/no/such/f", "/f", down}, {"-r", "attic:/d", "here/no/such/d", "/d", down}, {"here/f", "attic:/f", "here/no/such", "", down},
+	} {
+		n := len(words) - 2
+		want := "no such file or directory: there is no " + words[n+1]
+		hint := "mkdir makes it"
+		if words[n+1] == up {
+			hint = "mkdir in sessio sftp attic makes it"
+		}
+		err := c.cp(words[:n]...)
+		if words[n] == "" { // main says it
+			if err == nil || err.Error() != want || hintOf(err) != hint {
+				t.Errorf("%q: %v", words, err)
+			}
+		} else if said := "sessio: cp: " + words[n+1] + words[n] + ": " + want + "\nhint: " + hint + "\n"; exitStatus(err) != 1 || c.errs != said {
+			t.Errorf("%q: %v, %s want %s", words, err, c.errs, said)
+		}
+	}
+	c.gone(c.there("no"))
+	c.gone(c.here("no"))
+}
+
 // What stands under the name is kept in mode, and through a link.
 func TestCpOverWhatIsThere(t *testing.T) {
 	c := newCPTest(t, sshcSSHD(t))

@@ -62,9 +62,33 @@ func (t *cpTree) aim(to string, sources int) error {
 		return nil
 	}
 	if sources > 1 || strings.HasSuffix(to, "/") && !t.recursive {
+		if err != nil {
+			return noDirectory(t.dst, to)
+		}
 		return fmt.Errorf("%s is no directory", t.dst.show(to))
 	}
 	return nil
+}
+
+// missing is why something could not be made, where that is its directory.
+func missing(s cpSide, name string, err error) error {
+	trimmed := strings.TrimRight(name, "/")
+	dir := strings.TrimSuffix(trimmed, s.base(trimmed))
+	if dir == "" || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, statErr := s.stat(dir, true); !errors.Is(statErr, fs.ErrNotExist) {
+		return err
+	}
+	return noDirectory(s, dir)
+}
+
+func noDirectory(s cpSide, dir string) error {
+	in := ""
+	if r, ok := s.(*remoteSide); ok {
+		in = " in sessio sftp " + r.device
+	}
+	return withHint(fmt.Errorf("no such file or directory: there is no %s", s.show(strings.TrimRight(dir, "/"))), "mkdir%s makes it", in)
 }
 
 // walk finds what is in one source.
@@ -151,7 +175,7 @@ func (t *cpTree) directory(src cpSide, from, to string, a sftpAttrs, depth int, 
 	if err := t.dst.mkdir(to, mode|0o700); err == nil {
 		t.later(to, a, depth, mode&0o700 != 0o700)
 	} else if old, statErr := t.dst.stat(to, true); statErr != nil || !old.is(modeDir) {
-		t.e.fail(t.dst.show(to), t.e.reason(err))
+		t.e.fail(t.dst.show(to), t.e.reason(missing(t.dst, to, err)))
 		return
 	} else {
 		t.later(to, a, depth, false)

@@ -142,7 +142,7 @@ func sftpLines(ctx context.Context, files stdio, batch string) (next func() (str
 	in := files.in
 	if batch != "" && batch != "-" {
 		if in, err = os.Open(batch); err != nil {
-			return nil, nil, err
+			return nil, nil, withHint(fmt.Errorf("batch file %s: %w", batch, reasonOf(err)), "-b takes a file of sftp's words, or - for standard input")
 		}
 	}
 	src := newStdinReader(in)

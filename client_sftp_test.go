@@ -119,6 +119,15 @@ func TestSFTPBatch(t *testing.T) {
 	}
 }
 
+// A batch that cannot be opened is said to be one, before anything is dialled.
+func TestSFTPBatchIsMissing(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none")
+	err := cmdSFTP(t.Context(), nil, stdio{}, sftpArgs{target{device: "attic"}, none})
+	if err == nil || err.Error() != "batch file "+none+": no such file or directory" || hintOf(err) == "" {
+		t.Error(err)
+	}
+}
+
 func TestSFTPSplitsWords(t *testing.T) {
 	for line, want := range map[string][]string{
 		`a  b`: {"a", "b"}, `"a b"c d`: {"a bc", "d"}, `'a"' \"`: {`a"`, `"`}, `a\ b`: {"a b"},
