@@ -63,6 +63,7 @@ type sftpShell struct {
 	cwd    string      // there, absolute
 	lcwd   string      // here, absolute
 	batch  bool
+	quiet  bool // no bar
 }
 
 // errSFTPBye ends a session.
@@ -74,7 +75,7 @@ func cmdSFTP(ctx context.Context, op sshOpener, files stdio, a sftpArgs) error {
 		return err
 	}
 	defer end()
-	s := &sftpShell{ctx: ctx, now: ctx, op: op, to: a.target, files: files, batch: a.batch != ""}
+	s := &sftpShell{ctx: ctx, now: ctx, op: op, to: a.target, files: files, batch: a.batch != "", quiet: a.batch != ""}
 	if err := s.open(files.err); err != nil {
 		return err
 	}
@@ -208,7 +209,12 @@ func (s *sftpShell) loop(next func() (string, error)) error {
 		for line != "" && strings.IndexByte("-@", line[0]) >= 0 {
 			forgive, line = forgive || line[0] == '-', strings.TrimLeft(line[1:], " \t")
 		}
-		act, err := s.parse(line)
+		var act func() error
+		if command, ok := strings.CutPrefix(line, "!"); ok {
+			err = s.shell(command) // ^C is its
+		} else {
+			act, err = s.parse(line)
+		}
 		if act != nil && s.cut {
 			err = s.watched(func() error { return s.open(io.Discard) })
 		}
@@ -294,9 +300,9 @@ func sftpWords(line string) (words []sftpWord, err error) {
 	open, quote := false, byte(0)
 	put := func(c byte, quoted bool) {
 		open = true
-		if special := strings.IndexByte(`*?[]\`, c) >= 0; special && quoted {
+		if special := strings.IndexByte(`*?[\]{,}`, c); special >= 0 && quoted {
 			w.pattern += `\`
-		} else if special && c != ']' {
+		} else if special >= 0 && special < len(`*?[\`) {
 			w.glob = true
 		}
 		w.text, w.pattern = w.text+string([]byte{c}), w.pattern+string([]byte{c})
@@ -419,7 +425,7 @@ func (s *sftpShell) foundHere(w sftpWord) ([]string, error) {
 // transfer copies with what flags say: a goes on behind what is there, f has it
 // on disk, p keeps times and modes, r takes directories.
 func (s *sftpShell) transfer(flags string, from []string, src, dst cpSide, to string) error {
-	bar := newCPBar(s.files.err, s.batch, time.Now)
+	bar := newCPBar(s.files.err, s.quiet, time.Now)
 	goOn := strings.Contains(flags, "a")
 	e := newCPEngine(s.now, s.files.err, "sftp", bar, false)
 	e.preserve, e.goOn, e.inplace, e.sync = strings.ContainsAny(flags, "pP"), goOn, goOn, strings.Contains(flags, "f")

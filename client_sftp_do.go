@@ -4,11 +4,13 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +38,7 @@ func init() { // help reads the table
 		}
 	}
 	sftpActs = []sftpAct{
+		{"![COMMAND]", "a command here, or a shell", "", 0, 0, nil}, // is no word: loop
 		{"bye|exit|quit", "end", "", 0, 0, nil},
 		{"cd [PATH]", "go to a directory there", "", 0, 1, (*sftpShell).cd},
 		{"chgrp GROUP PATH…", "give to a group, by its number", "", 2, many, (*sftpShell).chgrp},
@@ -43,6 +46,12 @@ func init() { // help reads the table
 		{"chown OWNER PATH…", "give to an owner, by its number", "", 2, many, (*sftpShell).chown},
 		{"df [-h] [PATH]", "room there", "hi", 0, 1, (*sftpShell).df},
 		{"get|mget [-afpr] REMOTE [LOCAL]", "fetch; -a goes on behind what is here", "afpPrR", 1, 2, (*sftpShell).get},
+		{"progress", "show the bar of a transfer, or not", "", 0, 0, func(s *sftpShell, _ string, _ []sftpWord) error {
+			if s.quiet = !s.quiet; s.quiet {
+				return s.say("Progress meter disabled\n")
+			}
+			return s.say("Progress meter enabled\n")
+		}},
 		{"help|?", "this list", "", 0, 0, (*sftpShell).help},
 		{"lcd [PATH]", "go to a directory here", "", 0, 1, (*sftpShell).lcd},
 		{"lls [PATH]", "list a directory here", "", 0, 1, (*sftpShell).lls},
@@ -135,6 +144,29 @@ func (s *sftpShell) help(string, []sftpWord) error {
 		}
 	}
 	return nil
+}
+
+// shell runs a command on this machine, or a shell. As in sftp(1), no batch
+// ends by how that ends.
+func (s *sftpShell) shell(command string) error {
+	name, flag := cmp.Or(os.Getenv("SHELL"), "/bin/sh"), "-c"
+	if runtime.GOOS == "windows" {
+		name, flag = cmp.Or(os.Getenv("COMSPEC"), `C:\Windows\System32\cmd.exe`), "/c"
+	}
+	argv := []string{name, flag, command}
+	if strings.TrimSpace(command) == "" {
+		argv = argv[:1]
+	}
+	process, err := os.StartProcess(name, argv, &os.ProcAttr{Dir: s.lcwd, Files: []*os.File{s.files.in, s.files.out, s.files.err}})
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", name, reasonOf(err))
+	}
+	defer context.AfterFunc(s.ctx, func() { process.Kill() })()
+	state, err := process.Wait()
+	if err == nil && !state.Success() {
+		sayError(s.files.err, "sessio: sftp", fmt.Errorf("the shell ended with %v", state))
+	}
+	return err
 }
 
 func (s *sftpShell) cd(_ string, words []sftpWord) error {
@@ -327,7 +359,7 @@ func (s *sftpShell) ls(flags string, words []sftpWord) error {
 	}
 	var files []sftpEntry
 	for _, w := range words {
-		paths, err := s.found(w)
+		paths, err := s.foundAll(&w)
 		if w.text == "" {
 			paths, err = []string{s.cwd}, nil
 		}
@@ -356,6 +388,84 @@ func (s *sftpShell) ls(flags string, words []sftpWord) error {
 		}
 	}
 	return s.lsShow(flags, files)
+}
+
+// maxBraces is how many { a word may have, and how many words it may become.
+const maxBraces = 1 << 10
+
+// foundAll is found with braces, which sftp(1) has in ls alone. What of them is
+// not there is left out as long as something is.
+func (s *sftpShell) foundAll(w *sftpWord) (list []string, err error) {
+	var patterns []string
+	if strings.Count(w.pattern, "{") <= maxBraces {
+		patterns = expandBraces(nil, w.pattern)
+	}
+	switch {
+	case len(patterns) == 0 || len(patterns) > maxBraces:
+		return nil, fmt.Errorf("%s: more than %d braces, or words of them", w.text, maxBraces)
+	case patterns[0] == w.pattern:
+		return s.found(*w)
+	}
+	w.glob = true
+	for _, pattern := range patterns {
+		one := sftpWord{pattern: pattern}
+		for i := 0; i < len(pattern); i++ {
+			if c := pattern[i]; c == '\\' && i+1 < len(pattern) {
+				i++
+			} else if strings.IndexByte(`*?[`, c) >= 0 {
+				one.glob = true
+			}
+			one.text += pattern[i : i+1]
+		}
+		some, foundErr := s.found(one)
+		if foundErr == nil && !one.glob {
+			_, foundErr = s.r.stat(some[0], false)
+		}
+		if foundErr == nil {
+			list = append(list, some...)
+		} else if err == nil {
+			err = about(one.text, foundErr)
+		}
+	}
+	if len(list) > 0 {
+		err = nil
+	}
+	return list, err
+}
+
+// expandBraces adds to list what a pattern with {a,b} stands for, up to one more
+// than maxBraces. {} is itself, as is what is quoted or not closed.
+func expandBraces(list []string, p string) []string {
+	for i := 0; i < len(p); i++ {
+		if p[i] == '\\' || strings.HasPrefix(p[i:], "{}") {
+			i++
+		} else if p[i] == '{' {
+			depth, ends := 0, []int{i}
+			for j := i; j < len(p); j++ {
+				switch p[j] {
+				case '\\':
+					j++
+					continue
+				case '{':
+					depth++
+				case '}':
+					depth--
+				}
+				if p[j] == ',' && depth == 1 || depth == 0 {
+					ends = append(ends, j)
+				}
+				if depth > 0 {
+					continue
+				}
+				for k := 1; k < len(ends) && len(list) <= maxBraces; k++ {
+					list = expandBraces(list, p[:i]+p[ends[k-1]+1:ends[k]]+p[j+1:])
+				}
+				return list
+			}
+			break
+		}
+	}
+	return append(list, p)
 }
 
 func (s *sftpShell) lsDir(flags, path, shown string) error {

@@ -33,6 +33,7 @@ func (c *cpTest) sftp(lines ...string) error {
 
 // Every word does what it does in sftp(1), against sshd.
 func TestSFTPWords(t *testing.T) {
+	t.Setenv("SHELL", "/bin/sh")
 	c := newCPTest(t, sshcSSHD(t))
 	b := c.file(c.here("a b"), 300<<10)
 	for _, tt := range []struct {
@@ -66,6 +67,9 @@ func TestSFTPWords(t *testing.T) {
 		{`lmkdir made`, "", func() bool { i, err := os.Stat(c.here("made")); return err == nil && i.IsDir() }},
 		{`lls`, "a b\ne\nmade\ntwo\n", nil},
 		{`df -h`, "", func() bool { return strings.Contains(c.out, "%Capacity") }},
+		{`lmkdir l{a,b}`, "", func() bool { _, err := os.Stat(c.here("l{a,b}")); return err == nil }},
+		{`!rmdir "l{a,b}"; pwd; [ ! -t 0 ] && echo "it's"`, c.dir + "/here\nit's\n", nil},
+		{`progress`, "Progress meter enabled\n", nil},
 		{`help`, "", func() bool { return strings.Contains(c.out, "rename OLD NEW") }},
 		{`# nothing`, "", nil},
 	} {
@@ -116,6 +120,37 @@ func TestSFTPBatch(t *testing.T) {
 	}
 	if err := c.sftp("-rm none", "bye", "nonsense"); err != nil {
 		t.Errorf("%v, %s", err, c.errs)
+	}
+}
+
+// Braces stand for several names in ls alone, as in sftp(1), and a command here
+// ends no batch.
+func TestSFTPBraces(t *testing.T) {
+	t.Setenv("SHELL", "/bin/sh")
+	c := newCPTest(t, newSFTPPeer(t, &sftpHand{ours: true}))
+	for _, name := range []string{"a.c", "b.c", "c.h", "{x}", "a,b", "d d"} {
+		c.file(c.there(name), 1)
+	}
+	if err := os.Mkdir(c.there("dir"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for line, want := range map[string]string{
+		`{a,b}.c`: "a.c\nb.c\n", `{c.h,a.c}`: "a.c\nc.h\n", `{a,{b,c}}.?`: "a.c\nb.c\nc.h\n", `{a,zz}.c`: "a.c\n", `{zz,yy}`: "", `{a,zz}.* dir`: "a.c\n", `{x}`: "",
+		`"{x}"`: "{x}\n", `\{x\}`: "{x}\n", `{"{x}",a\,b}`: "a,b\n{x}\n", `{d\ d,di*}`: "d d\ndir\n", `{}`: "", `{a,b`: "", `a.{c,`: "", strings.Repeat("{a,b}", 11): "", strings.Repeat("{", 2000): "",
+	} {
+		err := c.sftp("@ls -1 " + line)
+		if c.out != want || (err == nil) != (want != "") {
+			t.Errorf("ls %s: %q, %v, %s", line, c.out, err, c.errs)
+		}
+	}
+	for _, line := range []string{"get {a,b}.c", "put {a,b}", "rm {a,b}.c"} {
+		if err := c.sftp("@" + line); exitStatus(err) != 1 {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	if err := c.sftp("!exit 3", " -!kill -9 $$", "@!echo done", "progress", "progress"); err != nil || c.out != "sftp> !exit 3\nsftp>  -!kill -9 $$\ndone\nsftp> progress\nProgress meter enabled\nsftp> progress\nProgress meter disabled\n" ||
+		c.errs != "sessio: sftp: the shell ended with exit status 3\nsessio: sftp: the shell ended with signal: killed\n" {
+		t.Errorf("%v, %q, %s", err, c.out, c.errs)
 	}
 }
 
