@@ -80,7 +80,9 @@ func TestSFTPPrompt(t *testing.T) {
 	t.Parallel()
 	c := newCPTest(t, newSFTPPeer(t, &sftpHand{ours: true}))
 	term := sshcOpenTerminal(t)
-	helper := term.start(sshcHelper(c.peer, "sftp", ""))
+	cmd := sshcHelper(c.peer, "sftp", "")
+	cmd.Env = append(cmd.Env, "SHELL=/bin/sh")
+	helper := term.start(cmd)
 	const end, home, up, back = "\x05", "\x01", "\x1b[A", "\x7f"
 	term.expect("sftp> ")
 	term.keys("lcd " + c.here("") + "\r")
@@ -105,6 +107,16 @@ func TestSFTPPrompt(t *testing.T) {
 	term.expect("sftp> ")
 	term.keys("nonsense\r")
 	term.expect(`there is no word "nonsense"`)
+	term.expect("sftp> ")
+	term.keys("!echo ready; read x; echo got $x; sleep 100\r")
+	term.expect("\r\nready\r\n") // the modes are the terminal's own
+	term.keys("a line\r")
+	term.expect("got a line\r\n")
+	term.keys("\x03") // ends the command, not what is done next
+	term.expect("the shell ended with signal: interrupt")
+	term.expect("sftp> ")
+	term.keys("ls -1 " + c.dir + "\r")
+	term.expect("here\r\n")
 	term.expect("sftp> ")
 	term.keys("\x04")
 	if status := helper.status(); status != 0 {
