@@ -14,10 +14,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 )
@@ -70,12 +72,12 @@ type sftpShell struct {
 var errSFTPBye = errors.New("bye")
 
 func cmdSFTP(ctx context.Context, op sshOpener, files stdio, a sftpArgs) error {
-	lines, end, err := sftpLines(ctx, files, a.batch)
+	s := &sftpShell{ctx: ctx, now: ctx, op: op, to: a.target, files: files, batch: a.batch != "", quiet: a.batch != ""}
+	lines, end, err := sftpLines(ctx, files, a.batch, s.tab)
 	if err != nil {
 		return err
 	}
 	defer end()
-	s := &sftpShell{ctx: ctx, now: ctx, op: op, to: a.target, files: files, batch: a.batch != "", quiet: a.batch != ""}
 	if err := s.open(files.err); err != nil {
 		return err
 	}
@@ -113,7 +115,7 @@ func (s *sftpShell) open(errs io.Writer) error {
 }
 
 // sftpLines is where words come from, a line at a time; io.EOF is their end.
-func sftpLines(ctx context.Context, files stdio, batch string) (next func() (string, error), end func(), err error) {
+func sftpLines(ctx context.Context, files stdio, batch string, tab func(show io.Writer, line string, pos int) (string, int)) (next func() (string, error), end func(), err error) {
 	var tty *localTTY
 	if batch == "" {
 		tty = terminalOf(files)
@@ -124,6 +126,13 @@ func sftpLines(ctx context.Context, files stdio, batch string) (next func() (str
 			io.Writer
 		}{&ctrlC{Reader: tty.input.src}, files.out}, "sftp> ")
 		t.History = fullLines{t.History}
+		t.AutoCompleteCallback = func(line string, pos int, key rune) (string, int, bool) {
+			if key != '\t' {
+				return "", 0, false
+			}
+			line, pos = tab(t, line, pos)
+			return line, pos, true
+		}
 		unhook := context.AfterFunc(ctx, tty.input.src.cancel)
 		return func() (string, error) {
 			if err := tty.makeRaw(); err != nil {
@@ -365,6 +374,111 @@ func (s *sftpShell) parse(line string) (act func() error, err error) {
 		return func() error { return c.do(s, flags, words) }, nil
 	}
 	return nil, withHint(fmt.Errorf("there is no word %q", name), "help lists them")
+}
+
+// Bounds of a completion: names, and how long it may take; there is no ^C then.
+const (
+	maxTabNames = 1 << 10
+	tabPatience = 3 * time.Second
+)
+
+// tab completes the word before pos, as far as its names agree, or shows them. A
+// device that says nothing is given up, as after ^C.
+func (s *sftpShell) tab(show io.Writer, line string, pos int) (string, int) {
+	typed, quote := line[:pos], ""
+	words, err := sftpWords(typed + "x") // there is a word
+	for _, q := range []string{`"`, "'"} {
+		if err != nil {
+			quote = q
+			words, err = sftpWords(typed + "x" + q)
+		}
+	}
+	if err != nil || len(words) == 0 || words[0].text == "" || words[0].text[0] == '!' || strings.HasSuffix(typed, `\`) {
+		return line, pos
+	}
+	word := strings.TrimSuffix(words[len(words)-1].text, "x")
+	cut := strings.LastIndexByte(word, '/') + 1
+	dir, base := word[:cut], word[cut:]
+	var names []string
+	take := func(name string, a sftpAttrs) error {
+		if len(names) == maxTabNames {
+			return fmt.Errorf("more than %d names", maxTabNames)
+		}
+		if strings.HasPrefix(name, base) && (name[0] != '.' || base != "") && printable(name) == name {
+			if a.is(modeDir) {
+				name += "/"
+			}
+			names = append(names, name)
+		}
+		return nil
+	}
+	if len(words) == 1 {
+		for _, act := range sftpActs {
+			usage, _, _ := strings.Cut(act.usage, " ")
+			for name := range strings.SplitSeq(usage, "|") {
+				if name[0] != '!' {
+					take(name, sftpAttrs{})
+				}
+			}
+		}
+	} else if s.tabHere(words) {
+		err = localSide{}.list(s.here(dir), take)
+	} else {
+		late := time.AfterFunc(tabPatience, s.r.cut)
+		in := s.cwd
+		if dir != "" {
+			in, err = s.there(dir)
+		}
+		if err == nil {
+			err = s.r.list(in, take)
+		}
+		if !late.Stop() {
+			s.cut = true
+		}
+	}
+	if err != nil || len(names) == 0 {
+		return line, pos
+	}
+	common := names[0]
+	for _, name := range names {
+		for !strings.HasPrefix(name, common) || !utf8.ValidString(common) {
+			common = common[:len(common)-1]
+		}
+	}
+	added := common[len(base):]
+	if added == "" && len(names) > 1 {
+		slices.Sort(names)
+		fmt.Fprintln(show, strings.Join(names, "  "))
+	}
+	for _, c := range added {
+		if c == '\\' || quote != "" && string(c) == quote || quote == "" && strings.ContainsRune(" \"'#*?[]{},", c) {
+			typed += `\`
+		}
+		typed += string(c)
+	}
+	if len(names) == 1 && !strings.HasSuffix(common, "/") {
+		typed += quote + " "
+	}
+	return typed + line[pos:], len(typed)
+}
+
+// tabHere reports whether the last of words is a path on this machine.
+func (s *sftpShell) tabHere(words []sftpWord) bool {
+	name, paths := words[0].text, 0
+	for _, w := range words[1:] {
+		if !strings.HasPrefix(w.text, "-") {
+			paths++
+		}
+	}
+	switch name {
+	case "lcd", "lls", "lmkdir":
+		return true
+	case "put", "mput", "reput":
+		return paths < 2
+	case "get", "mget", "reget":
+		return paths > 1
+	}
+	return false
 }
 
 // there is a path on the device, absolute.

@@ -154,6 +154,39 @@ func TestSFTPBraces(t *testing.T) {
 	}
 }
 
+// What a tab completes is the name again when the line is read, whatever is in
+// it and however it was begun.
+func TestSFTPTab(t *testing.T) {
+	s := &sftpShell{lcwd: t.TempDir()}
+	names := []string{`1 a"b'c`, `2#*?[]{},\x`, "3é", "4漢 z", "5'"}
+	for _, name := range append(names, "6\x1b", "7a", "7b", "8é", "8è", "9dir/in") {
+		file := filepath.Join(s.lcwd, name)
+		os.Mkdir(filepath.Dir(file), 0o755)
+		if err := os.WriteFile(file, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range names {
+		for _, quote := range []string{"", `"`, "'"} {
+			line, pos := s.tab(io.Discard, "put "+quote+name[:1]+"tail", len("put "+quote+name[:1]))
+			words, err := sftpWords(line[:pos])
+			if err != nil || len(words) != 2 || words[1].text != name || words[1].glob || !strings.HasSuffix(line[:pos], " ") || line[pos:] != "tail" {
+				t.Errorf("%q becomes %q, %d: %v, %v", quote+name[:1], line, pos, words, err)
+			}
+		}
+	}
+	for line, want := range map[string]string{
+		"pu": "put ", "r": "r", "lmk": "lmkdir ", "": "", "!": "!", "!p": "!p", "nothing": "nothing", "put ": "put ", "put 7": "put 7", "put 8": "put 8", "put 6": "put 6", "put none": "put none",
+		"put 9": "put 9dir/", "put 9dir/": "put 9dir/in ", "put -r 9": "put -r 9dir/", "get -p x 9": "get -p x 9dir/", "lcd " + s.lcwd + "/9": "lcd " + s.lcwd + "/9dir/", `put 7\`: `put 7\`,
+	} {
+		var shown strings.Builder
+		got, pos := s.tab(&shown, line, len(line))
+		if got != want || pos != len(got) || strings.Contains(shown.String(), "\x1b") || line == "put 7" && shown.String() != "7a  7b\n" {
+			t.Errorf("%q becomes %q, %d, and shows %q", line, got, pos, shown.String())
+		}
+	}
+}
+
 // A batch that cannot be opened is said to be one, before anything is dialled.
 func TestSFTPBatchIsMissing(t *testing.T) {
 	none := filepath.Join(t.TempDir(), "none")

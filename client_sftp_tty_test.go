@@ -125,6 +125,40 @@ func TestSFTPPrompt(t *testing.T) {
 	term.restored()
 }
 
+// A tab completes what is on the device; one that says nothing is given up, and
+// the next line has another session.
+func TestSlowSFTPTab(t *testing.T) {
+	slow(t)
+	h := newSFTPHold(t)
+	c := newCPTest(t, h.peer)
+	for _, name := range []string{"alpha one", "alpha two", "beta"} {
+		c.file(c.there(name), 1)
+	}
+	term := sshcOpenTerminal(t)
+	helper := term.start(sshcHelper(c.peer, "sftp", ""))
+	term.expect("sftp> ")
+	term.keys("cd " + c.there("") + "\r")
+	term.expect("sftp> ")
+	term.keys("ls -1 al\t\t")
+	term.expect("alpha one  alpha two\r\n")
+	term.keys("o\t\r")
+	term.expect("\r\nalpha one\r\n")
+	term.expect("sftp> ")
+	held := h.holding(t, 0)
+	term.keys("ls -1 b\t")
+	held()
+	term.keys("eta\r")
+	term.expect("\r\nbeta\r\n")
+	if n := h.sessions.Load(); n != 2 {
+		t.Errorf("%d sessions", n)
+	}
+	term.keys("bye\r")
+	if status := helper.status(); status != 0 {
+		t.Errorf("status %d", status)
+	}
+	term.restored()
+}
+
 // ^C ends a transfer, which leaves its part, and the session goes on; one that
 // hears nothing more of its device is given up, and the next line has another.
 func TestSFTPBreak(t *testing.T) {
