@@ -112,7 +112,7 @@ func TestSFTPPrompt(t *testing.T) {
 	term.expect("\r\nready\r\n") // the modes are the terminal's own
 	term.keys("a line\r")
 	term.expect("a line\r\na line\r\n") // typed, and said by cat
-	term.keys("\x03") // ends the command, not what is done next
+	term.keys("\x03")                   // ends the command, not what is done next
 	term.expect("the shell ended with signal: interrupt")
 	term.expect("sftp> ")
 	term.keys("ls -1 " + c.dir + "\r")
