@@ -222,7 +222,7 @@ func benchTable(rows [][]string) string {
 	var out strings.Builder
 	for _, row := range rows {
 		for i, cell := range row {
-			fmt.Fprintf(&out, "%-*s ", []int{44, 11, 11, 8, 24, 7, 15, 6}[i], cell)
+			fmt.Fprintf(&out, "%-*s ", []int{52, 11, 11, 8, 24, 7, 15, 6}[i], cell)
 		}
 		out.WriteString("\n")
 	}
@@ -346,8 +346,18 @@ func (b *bench) links() {
 	}
 	b.run("on laptop")
 	b.short("run DEV true, cold", b.attic(toolFile(), "run", "attic", "true"), ssh("true"), 0.5)
-	b.bulk("run DEV 'cat >/dev/null', a link", b.attic(toolFile(), "run", "attic", "--", "cat >/dev/null").with(data), ssh("cat >/dev/null").with(data), size, 0, 7)
-	b.bulk("run DEV 'cat FILE', a link", b.attic(toolFile(), "run", "attic", "--", "cat "+data), ssh("cat "+data), size, 0, 7)
+	// The libraries alone take the stock's place.
+	b.background("bare", "env", []string{toolEnv + "=" + toolBare, os.Args[0]}, false)
+	b.run("capture BARE bare 'bare at (.*)'")
+	bare := func(way string) benchSide {
+		return benchSide{server: b.pid("bare"), args: []string{"env", toolEnv + "=" + toolBare, os.Args[0], b.vars["BARE"], "ssh", way, fmt.Sprint(size)}}
+	}
+	up, down := b.attic(toolFile(), "run", "attic", "--", "cat >/dev/null").with(data), b.attic(toolFile(), "run", "attic", "--", "cat "+data)
+	b.bulk("run DEV 'cat >/dev/null' to bare ssh over QUIC", up, bare("up"), size, 0.9, 7)
+	b.bulk("run DEV 'cat FILE' to bare ssh over QUIC", down, bare("down"), size, 0.9, 7)
+	quic := func(way string) benchSide { s := bare(way); s.args[4] = "quic"; return s }
+	b.bulk("bare QUIC up, to stock ssh 'cat >/dev/null'", quic("up"), ssh("cat >/dev/null").with(data), size, 0, 0)
+	b.bulk("bare QUIC down, to stock ssh 'cat FILE'", quic("down"), ssh("cat "+data), size, 0, 0)
 	b.peak("memory while it serves one transfer", "attic", b.attic(toolFile(), "run", "attic", "--", "cat "+data), 8<<10)
 	scp := func(from, to string) benchSide {
 		return benchSide{server: stock.sshd, args: append(append([]string{"scp", "-q"}, config[1:len(config)-1]...), from, to)}
