@@ -30,9 +30,11 @@ const toolBare = "bare"
 
 func init() {
 	toolModes[toolBare] = func() {
-		err := bareServe()
+		var err error
 		if len(os.Args) > 1 {
 			err = bareDial(os.Args[1], os.Args[2], os.Args[3], os.Args[4])
+		} else {
+			err = bareServe()
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bare:", err)

@@ -348,7 +348,7 @@ func (b *bench) links() {
 	b.short("run DEV true, cold", b.attic(toolFile(), "run", "attic", "true"), ssh("true"), 0.5)
 	// The libraries alone take the stock's place.
 	b.background("bare", "env", []string{toolEnv + "=" + toolBare, os.Args[0]}, false)
-	b.run("capture BARE bare 'bare at (.*)'")
+	b.run("wait bare 'bare at '\ncapture BARE bare 'bare at (.*)'")
 	bare := func(way string) benchSide {
 		return benchSide{server: b.pid("bare"), args: []string{"env", toolEnv + "=" + toolBare, os.Args[0], b.vars["BARE"], "ssh", way, fmt.Sprint(size)}}
 	}
