@@ -214,7 +214,10 @@ func (b *bench) bulk(what string, ours, stock benchSide, size int64, bound, maxC
 		fmt.Sprintf("%.2f", gib(o)), fmt.Sprintf("%.2f", gib(s)))
 }
 
-func (b *bench) row(cells ...string) { b.rows = append(b.rows, cells) }
+func (b *bench) row(cells ...string) {
+	b.rows = append(b.rows, cells)
+	fmt.Print(benchTable([][]string{cells})) // at once: all of them take long
+}
 
 func benchMS(d time.Duration) string { return fmt.Sprintf("%.1f ms", d.Seconds()*1000) }
 
