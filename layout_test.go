@@ -31,7 +31,7 @@ var layout = []string{
 	// datagrams, sockets, paths
 	"wire_fields", "wire", "wire_path", "wire_seal", "wire_box", "udp_source", "udp udp_extra", "candidates", "portmap_wire", "portmap_text", "portmap_ask portmap", "reached", "punch punch_tries punch_watch punch_rank punch_hard", "coord_talk", "natkind", "netwatch",
 	// the SSH server
-	"config_yaml config_scalar", "filter filter_glob filter_read", "sftp_wire", "shell_words", "scp_wire scp_words", "grpc_wire", "audit audit_file audit_net audit_otlp", "config", "gate", "ssh_wire", "ssh_status", "ssh_account", "files files_walk files_open", "sftp sftp_text", "scp", "ssh_password", "ssh_keysfile ssh_cert ssh_auth", "ssh_command", "ssh_child", "ssh_net ssh_netchild", "ssh_permit", "ssh_session ssh_files ssh_audit ssh_banner ssh_forward ssh_listen sshserve ssh_admit ssh_watch sshport",
+	"config_yaml config_scalar", "filter filter_glob filter_read", "sftp_wire", "shell_words", "scp_wire scp_words", "grpc_wire", "audit audit_file audit_net audit_otlp", "config", "gate", "ssh_wire", "ssh_status", "ssh_account", "files files_walk files_open", "sftp sftp_pace sftp_text", "scp", "ssh_password", "ssh_keysfile ssh_cert ssh_auth", "ssh_command", "ssh_child", "ssh_net ssh_netchild", "ssh_permit", "ssh_session ssh_files ssh_audit ssh_banner ssh_forward ssh_listen sshserve ssh_admit ssh_watch sshport",
 	// what verbs and coordinator say to each other
 	"coord_presence coord_online coord_introduce coord_echo coord_wire", "coord_client",
 	// links

@@ -44,6 +44,7 @@ type sftpServer struct {
 	handles map[uint32]*sftpOpened
 	lastID  uint32
 	names   map[string]map[uint32]string // of users and groups, by file and id
+	pace    *sftpPace                    // nil: all is answered at once
 }
 
 // A sftpOpened is what a handle stands for: one of them.
@@ -62,6 +63,8 @@ func (s *sftpServer) serve(ctx context.Context, r io.Reader, w io.Writer) error 
 			h.abandon()
 		}
 	}()
+	s.pace.lock()
+	defer s.pace.end()
 	var packet []byte
 	for {
 		if !s.requestReady() || len(s.out) >= sftpFlushAt {
@@ -70,15 +73,19 @@ func (s *sftpServer) serve(ctx context.Context, r io.Reader, w io.Writer) error 
 			}
 		}
 		var err error
+		s.pace.unlock()
 		packet, err = readSFTPPacket(s.in, packet)
-		if err == io.EOF {
-			return nil
-		}
+		s.pace.lock()
 		if err == nil {
 			err = s.request(packet)
+		} else if s.pace != nil {
+			s.answerWaiting(true)
 		}
 		if err != nil {
 			s.flush() // what was answered before
+			if err == io.EOF {
+				return nil
+			}
 			return err
 		}
 	}
@@ -120,6 +127,14 @@ func (s *sftpServer) request(packet []byte) error {
 		return nil
 	case !s.started:
 		return errSFTPNoInit
+	}
+	if s.pace != nil {
+		if r.kind == sftpRead {
+			return s.later(&r)
+		}
+		if err := s.answerWaiting(true); err != nil {
+			return err
+		}
 	}
 	if s.refuses != nil && s.refuses(sftpRequestName(&r)) {
 		s.status(r.id, sftpDenied, "")

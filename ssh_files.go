@@ -21,14 +21,19 @@ import (
 // A filesJob is what is served: SFTP, or one command of SCP.
 type filesJob struct {
 	fileRules
-	scp string // the command; "" SFTP
+	scp   string // the command; "" SFTP
+	paced bool   // the client is one that sftpPace is for
 }
 
 // serve serves until the client has had enough, and returns the exit status.
 // What is left out of a copy is told on errs.
 func (j *filesJob) serve(ctx context.Context, d *fileDoor, in io.Reader, out, errs io.Writer) (status int, err error) {
 	if j.scp == "" {
-		if err := (&sftpServer{door: d}).serve(ctx, in, out); err != nil {
+		s := &sftpServer{door: d}
+		if j.paced {
+			s.pace = new(sftpPace)
+		}
+		if err := s.serve(ctx, in, out); err != nil {
 			return 1, err
 		}
 		return 0, nil
@@ -58,7 +63,7 @@ func (s *sshSession) startFiles(req *ssh.Request, protocol, scp string) {
 		reply(req, false)
 		return
 	}
-	j := &filesJob{s.fileRules(protocol), scp}
+	j := &filesJob{s.fileRules(protocol), scp, s.conn.paced()}
 	err := s.mayFiles(j)
 	if err == nil && s.conn.login.acct.mustBecome() {
 		err = s.startFilesChild(req, j)
@@ -79,6 +84,12 @@ func (s *sshSession) startFiles(req *ssh.Request, protocol, scp string) {
 	default:
 		s.refuse(req, err)
 	}
+}
+
+// paced reports whether the client is OpenSSH's and near, by the port.
+func (c *sshConnection) paced() bool {
+	rtt := tcpRoundTrip(c.meter.Conn)
+	return strings.HasPrefix(string(c.conn.ClientVersion()), "SSH-2.0-OpenSSH_") && 0 < rtt && rtt <= sftpNear
 }
 
 // mayFiles: the cap is that of SFTP for both. An account whose shell turns

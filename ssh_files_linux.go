@@ -13,10 +13,12 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"os"
 	"os/signal"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -47,6 +49,7 @@ type filesRulesMsg struct {
 	ReadOnly        bool
 	MaxSize         int64
 	Filter          []byte // fileFilter.text, nil for none
+	Paced           bool
 }
 
 func (m *filesRulesMsg) job() (*filesJob, error) {
@@ -58,7 +61,7 @@ func (m *filesRulesMsg) job() (*filesJob, error) {
 	if m.Filter != nil {
 		r.filter, err = parseFilter(string(m.Filter))
 	}
-	return &filesJob{r, string(m.SCP)}, err
+	return &filesJob{r, string(m.SCP), m.Paced}, err
 }
 
 // A fileEventMsg is an audit event on the way: what the child may say of it.
@@ -68,12 +71,28 @@ type fileEventMsg struct {
 	Bytes                                       uint64
 }
 
+// tcpRoundTrip is the kernel's figure for a TCP connection; 0 = not known.
+func tcpRoundTrip(nc net.Conn) (rtt time.Duration) {
+	raw, ok := nc.(rawSocket)
+	if !ok {
+		return 0
+	}
+	if rc, err := raw.SyscallConn(); err == nil {
+		rc.Control(func(fd uintptr) {
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				rtt = time.Duration(info.Rtt) * time.Microsecond
+			}
+		})
+	}
+	return rtt
+}
+
 // startFilesChild has a child serve the channel, as any command.
 func (s *sshSession) startFilesChild(req *ssh.Request, r *filesJob) error {
 	acct := s.conn.login.acct
 	m := filesRulesMsg{
 		Protocol: r.protocol, User: []byte(r.user), Home: []byte(r.home), Root: []byte(r.root), SCP: []byte(r.scp),
-		UID: acct.uid, GID: acct.gid, ReadOnly: r.readOnly, MaxSize: r.maxSize,
+		UID: acct.uid, GID: acct.gid, ReadOnly: r.readOnly, MaxSize: r.maxSize, Paced: r.paced,
 	}
 	if r.filter != nil {
 		m.Filter = []byte(r.filter.text())
