@@ -195,7 +195,9 @@ func TestCpGoesOnAfterACut(t *testing.T) {
 				t.Fatalf("%v, %s", err, c.errs)
 			}
 			c.same(tt.file, b)
-			if n := moved.Load(); n != int64(size-len(part)) {
+			// A server that was cut off may have written more since the part was
+			// read, but no more than had come: 2 MiB.
+			if n := moved.Load(); n > int64(size-len(part)) || n < size-2<<20 {
 				t.Errorf("moved %d bytes, %d were missing", n, size-len(part))
 			}
 			c.gone(tt.part)
