@@ -87,6 +87,9 @@ func (c *sshConnection) answerGlobals(reqs <-chan *ssh.Request) {
 		if req.WantReply {
 			req.Reply(ok, payload)
 		}
+		if req.Type == hostKeysProof {
+			c.proving.Unlock()
+		}
 	}
 }
 

@@ -513,6 +513,7 @@ func (s *sshSession) copyTerminal(t *terminal) {
 
 // sendStatus tells how the child ended: RFC 4254, section 6.10.
 func (s *sshSession) sendStatus(status syscall.WaitStatus) {
+	s.conn.proved()
 	if status.Signaled() {
 		s.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
 			Name          string

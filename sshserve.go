@@ -299,9 +299,10 @@ type sshConnection struct {
 	netChild  netChild // acts for another user
 	listeners sshListeners
 
-	channels int  // open or being opened; guarded by srv.mu
-	forwards int  // those of them that are no sessions; guarded by srv.mu
-	noMore   bool // the client wants no further session; guarded by srv.mu
+	proving  sync.Mutex // held while a proof of host keys is awaited: a client leaves with its session
+	channels int        // open or being opened; guarded by srv.mu
+	forwards int        // those of them that are no sessions; guarded by srv.mu
+	noMore   bool       // the client wants no further session; guarded by srv.mu
 	work     sync.WaitGroup
 }
 
@@ -411,11 +412,20 @@ func (c *sshConnection) release(kind string) {
 
 // global obeys what holds for the channels after it; answerGlobals answers all.
 func (c *sshConnection) global(req *ssh.Request) {
-	if req.Type == "no-more-sessions@openssh.com" {
+	switch req.Type {
+	case "no-more-sessions@openssh.com":
 		c.srv.mu.Lock()
 		c.noMore = true
 		c.srv.mu.Unlock()
+	case hostKeysProof:
+		c.proving.Lock() // until it is answered
 	}
+}
+
+// proved waits for the answer to a proof that was asked for.
+func (c *sshConnection) proved() {
+	c.proving.Lock()
+	defer c.proving.Unlock()
 }
 
 func (c *sshConnection) logf(format string, args ...any) {
