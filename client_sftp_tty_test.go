@@ -152,11 +152,17 @@ func TestSlowSFTPTab(t *testing.T) {
 	if n := h.sessions.Load(); n != 2 {
 		t.Errorf("%d sessions", n)
 	}
-	term.keys("bye\r")
+	term.bye(helper)
+}
+
+// bye ends a session of sftp that all has gone well with.
+func (s *sshcTerminal) bye(helper *sshcProcess) {
+	s.t.Helper()
+	s.keys("bye\r")
 	if status := helper.status(); status != 0 {
-		t.Errorf("status %d", status)
+		s.t.Errorf("bye ends with %d", status)
 	}
-	term.restored()
+	s.restored()
 }
 
 // ^C ends a transfer, which leaves its part, and the session goes on; one that
@@ -209,11 +215,7 @@ func TestSFTPBreak(t *testing.T) {
 	if n := h.sessions.Load(); n != 2 {
 		t.Errorf("%d sessions", n)
 	}
-	term.keys("bye\r")
-	if status := helper.status(); status != 0 {
-		t.Errorf("bye ends with %d", status)
-	}
-	term.restored()
+	term.bye(helper)
 }
 
 // What else ends it: SIGTERM and SIGHUP at any time, ^C before there is a

@@ -73,17 +73,11 @@ type fileEventMsg struct {
 
 // tcpRoundTrip is the kernel's figure for a TCP connection; 0 = not known.
 func tcpRoundTrip(nc net.Conn) (rtt time.Duration) {
-	raw, ok := nc.(rawSocket)
-	if !ok {
-		return 0
-	}
-	if rc, err := raw.SyscallConn(); err == nil {
-		rc.Control(func(fd uintptr) {
-			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-				rtt = time.Duration(info.Rtt) * time.Microsecond
-			}
-		})
-	}
+	onSocket(nc, func(fd int) {
+		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			rtt = time.Duration(info.Rtt) * time.Microsecond
+		}
+	})
 	return rtt
 }
 

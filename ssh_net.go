@@ -162,11 +162,17 @@ type rawSocket interface {
 // hangUp ends reading, writing and accepting on s, also where whoever shares
 // the socket has made it blocking, which no deadline and no Close would end.
 func hangUp(s any, how int) {
+	onSocket(s, func(fd int) { unix.Shutdown(fd, how) })
+}
+
+// onSocket does something with the descriptor of s while that is open, and
+// reports whether s is of a kind that has one.
+func onSocket(s any, do func(fd int)) bool {
 	raw, ok := s.(rawSocket)
-	if !ok {
-		return
+	if ok {
+		if rc, err := raw.SyscallConn(); err == nil {
+			rc.Control(func(fd uintptr) { do(int(fd)) })
+		}
 	}
-	if rc, err := raw.SyscallConn(); err == nil {
-		rc.Control(func(fd uintptr) { unix.Shutdown(int(fd), how) })
-	}
+	return ok
 }

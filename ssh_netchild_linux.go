@@ -370,15 +370,11 @@ func netAnswerAsk(ctx context.Context, sock *net.UnixConn, id uint32, ask netAsk
 	}
 	defer g.close()
 	send := func(rights []byte) { sock.WriteMsgUnix(appendNetMsg(nil, id, netDone, g.made), rights, nil) }
-	raw, ok := any(g.conn).(rawSocket)
+	made := any(g.conn)
 	if g.ln != nil {
-		raw, ok = g.ln.(rawSocket)
+		made = g.ln
 	}
-	if !ok {
+	if !onSocket(made, func(fd int) { send(unix.UnixRights(fd)) }) {
 		send(nil)
-		return
-	}
-	if rc, err := raw.SyscallConn(); err == nil {
-		rc.Control(func(fd uintptr) { send(unix.UnixRights(int(fd))) })
 	}
 }
