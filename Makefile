@@ -23,7 +23,7 @@ demo: build ## coordinator, device and client on loopback, as a person would set
 # process with the race detector sleeps a second before it ends, unless told.
 test: ## every test, with the race detector
 	testdata/tools.sh test
-	GORACE=atexit_sleep_ms=0 testdata/plain.sh $(GO) test -race -parallel 4 -timeout 20m ./...
+	GORACE=atexit_sleep_ms=0 testdata/gotest.sh -race -parallel 4 -timeout 20m ./...
 
 slow: ## what takes minutes: mutants, fuzzing, foreign processors, the lab
 	testdata/tools.sh slow
@@ -79,7 +79,7 @@ qemu: ## the demo's walkthrough on emulated mipsle and arm
 # A million datagrams of junk and 100 MB each way are among them: a minute.
 judge: build ## the program as built, with stock clients, kill -9 and /proc
 	testdata/tools.sh judge
-	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -parallel 4 -timeout 25m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
+	SESSIO_SLOW=1 SESSIO_BIN=$(CURDIR)/sessio testdata/gotest.sh -parallel 4 -timeout 25m -v -run '^(TestScripts|TestJudge|TestSlow|TestAttackFlood|TestAttackCoordinatorSees)' .
 
 # ROUNDS and MIB choose between minutes and precision.
 ROUNDS ?= 3
@@ -98,7 +98,7 @@ screenshots: ## the pages as a browser shows them, wide and as a phone: dist/scr
 # failures are left in dist/lab.
 lab: build ## real NATs: a few minutes; a part of it is in "make test" when that is root
 	testdata/tools.sh lab
-	SESSIO_LAB=short SESSIO_BIN=$(CURDIR)/sessio testdata/plain.sh $(GO) test -count 1 -timeout 30m -v -run '^TestLab' .
+	SESSIO_LAB=short SESSIO_BIN=$(CURDIR)/sessio testdata/gotest.sh -count 1 -timeout 30m -v -run '^TestLab' .
 
 lab-full: build ## all pairs of NATs twenty times, all moves fifty times: hours
 	testdata/tools.sh lab

@@ -338,7 +338,7 @@ func TestLabDelayAndLoss(t *testing.T) {
 		want time.Duration
 	}{{a, labCoord4, labCoordRTT}, {b, labCoord4, labCoordRTT}, {b, a.addr4, labPeerRTT}} {
 		rtt, lost := p.from.ping(p.to, 20, "0.02")
-		t.Logf("%s to %s: median %v, %d%% lost", p.from.ns, p.to, rtt, lost)
+		t.Logf("%s to %s: least %v, %d%% lost", p.from.ns, p.to, rtt, lost)
 		if off := (rtt - p.want).Abs(); off > 3*time.Millisecond || lost != 0 {
 			t.Errorf("round trip %v, want %v; %d%% lost", rtt, p.want, lost)
 		}
@@ -367,36 +367,48 @@ func TestLabDelayAndLoss(t *testing.T) {
 	}
 }
 
-// A megabit a second takes 25,000 bytes in a fifth of a second.
+// A megabit a second takes 25,000 bytes in a fifth of a second. Other work on
+// this machine may hold up the reader: one train in five must show it.
 func TestLabRate(t *testing.T) {
 	l := newLab(t)
 	from, h := l.coord.udp(":0"), l.router(labPublic).host()
 	to := h.udp(h.addr4 + ":42000")
 	l.hub.do("rate", h.router.ns, "1000000")
-	packet := strings.Repeat("x", 1250-28)
-	for range 20 {
-		l.say(from, socketAddr(to), packet)
+	for range 5 {
+		took := l.train(from, to, 20, 1250-28)
+		t.Logf("19 packets took %v", took)
+		if (took - 190*time.Millisecond).Abs() <= 20*time.Millisecond {
+			return
+		}
 	}
-	to.SetReadDeadline(time.Now().Add(2 * time.Second))
+	t.Error("never 190 ms")
+}
+
+// train sends n packets at once and returns the time from the first that comes
+// to the last.
+func (l *lab) train(from, to *net.UDPConn, n, size int) time.Duration {
+	l.t.Helper()
+	for range n {
+		l.say(from, socketAddr(to), strings.Repeat("x", size))
+	}
+	to.SetReadDeadline(time.Now().Add(10 * time.Second))
 	var first time.Time
-	for i := range 20 {
+	for i := range n {
 		if _, err := to.Read(make([]byte, 2000)); err != nil {
-			t.Fatalf("packet %d: %v", i, err)
+			l.t.Fatalf("packet %d: %v", i, err)
 		}
 		if i == 0 {
 			first = time.Now()
 		}
 	}
-	if took := time.Since(first); (took - 190*time.Millisecond).Abs() > 20*time.Millisecond {
-		t.Errorf("19 packets took %v, not 190 ms", took)
-	}
+	return time.Since(first)
 }
 
 // lose sends many packets and returns the share lost, in percent.
 func (l *lab) lose(from, to *net.UDPConn) float64 {
 	l.t.Helper()
 	const n = 2000
-	to.SetReadDeadline(time.Now().Add(1500 * time.Millisecond))
+	to.SetReadDeadline(time.Time{})
 	came := make(chan int)
 	go func() {
 		got := 0
@@ -414,6 +426,7 @@ func (l *lab) lose(from, to *net.UDPConn) float64 {
 			<-pace
 		}
 	}
+	to.SetReadDeadline(time.Now().Add(time.Second))
 	return 100 * float64(n-<-came) / n
 }
 
@@ -424,8 +437,8 @@ func (h *labHost) tooBig(to string) string {
 	return string(out)
 }
 
-// ping returns the median round trip and the share lost, in percent.
-func (h *labHost) ping(to string, n int, every string, flags ...string) (median time.Duration, lost int) {
+// ping returns the least round trip (other work on this machine only adds) and the share lost, in percent.
+func (h *labHost) ping(to string, n int, every string, flags ...string) (least time.Duration, lost int) {
 	h.l.t.Helper()
 	args := append([]string{"-n", "-c", strconv.Itoa(n), "-i", every}, append(flags, to)...)
 	out, _ := h.command("ping", args...).CombinedOutput() // to it loss is an error
@@ -437,10 +450,9 @@ func (h *labHost) ping(to string, n int, every string, flags ...string) (median 
 			}
 		}
 	}
-	slices.Sort(rtts)
 	lost = 100 - 100*len(rtts)/n
 	if len(rtts) > 0 {
-		median = rtts[len(rtts)/2]
+		least = slices.Min(rtts)
 	}
-	return median, lost
+	return least, lost
 }

@@ -70,10 +70,11 @@ func TestFilesKilled(t *testing.T) {
 func TestFilesIdle(t *testing.T) {
 	t.Parallel()
 	bothWays(t, func(f *filesTest) {
-		f.set(func(c *serverConfig) { c.idleLink = 800 * time.Millisecond })
-		moves, idle := f.sftp(), f.sftp()
+		f.set(func(c *serverConfig) { c.idleLink = 1500 * time.Millisecond })
 		began, over := time.Now(), make(chan int, 1)
+		idle := f.sftp()
 		go func() { over <- idle.wait() }()
+		moves := f.sftp()
 		for waiting := true; waiting; {
 			select {
 			case <-over:
@@ -84,7 +85,7 @@ func TestFilesIdle(t *testing.T) {
 				}
 			}
 		}
-		if d := time.Since(began); d < 700*time.Millisecond {
+		if d := time.Since(began); d < 1500*time.Millisecond {
 			t.Errorf("it ended after %v", d)
 		}
 		if r := moves.one(sftpStat, "."); r.kind != sftpAttrsReply {
