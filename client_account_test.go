@@ -174,6 +174,7 @@ func runUntil(cmd *exec.Cmd, after time.Duration) (string, error) {
 
 // Killed at any moment, each of the three finishes by the same words.
 func TestKilledVerbs(t *testing.T) {
+	t.Parallel()
 	c := newCreateTest(t)
 	out, err := runKilled(t, "account", "create", "-dir", c.dir, "-key", c.key, "-name", "laptop", c.w.word.String())
 	if err != nil && !strings.Contains(out, "already") {

@@ -186,6 +186,7 @@ func (f *filesTest) caseDirs(n int, rule string, linked bool) (dir, free string)
 // TestFilterTable: every operation and extension of SFTP, and SCP, under rules
 // that allow, deny and log it.
 func TestFilterTable(t *testing.T) {
+	t.Parallel()
 	bothWays(t, func(f *filesTest) {
 		f.set(func(c *serverConfig) { c.filter = filterEvery(t) })
 		c := f.sftp()

@@ -64,6 +64,7 @@ func flatTestBatch(n, size int) (batch [][]byte) {
 // what was acknowledged before stays, and nothing is called damage. The last
 // entry is written when the others are on disk.
 func TestFlatfileTornBatch(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{100, 900, maxRecord} {
 		before, batch := flatTestBatch(2, 300), flatTestBatch(5, size)
 		whole, err := os.ReadFile(flatTestLog(t, before, batch))

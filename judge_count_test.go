@@ -156,6 +156,7 @@ exec sh -c '"$0" ssh-config > config' $TOOL`)
 }
 
 func TestJudgeFiftySessions(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	manySessions(t, 25)
 }

@@ -160,6 +160,7 @@ func crashAll(t *testing.T, victim string, n int) {
 }
 
 func TestJudgeCoordinatorKilled(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	crashAll(t, "vps", 4)
 }

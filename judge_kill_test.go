@@ -62,6 +62,7 @@ func (s *judgedShell) wantGone(since time.Time, limit time.Duration, how string)
 }
 
 func TestJudgeKilledClientAndAnother(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	j := newJudge(t, "")
 	s := j.shellWithJobs("shell")
@@ -84,6 +85,7 @@ func TestJudgeKilledClientAndNone(t *testing.T) {
 }
 
 func TestJudgeKilledLender(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	j := newJudge(t, "")
 	j.lend()

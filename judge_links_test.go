@@ -52,6 +52,7 @@ func (j *judge) transfer() time.Duration {
 // and there are enough of them to fill a link's window many times over if that
 // were not the sum of theirs.
 func TestJudgeStalledVerbs(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	j := newJudge(t, "")
 	j.lend()

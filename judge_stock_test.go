@@ -66,6 +66,7 @@ func (j *judge) throughCat(size int64, limit time.Duration) {
 }
 
 func TestJudgeStockBulk(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	j := newJudge(t, "")
 	j.throughCat(64<<20, time.Minute)

@@ -111,6 +111,7 @@ func isVariant(f, name string) bool {
 }
 
 func TestLayoutOrder(t *testing.T) {
+	t.Parallel()
 	places := layoutPlaces(t)
 	for _, goos := range []string{"linux", "darwin", "windows"} {
 		for _, use := range layoutUses(t, goos) {

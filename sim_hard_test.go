@@ -44,6 +44,7 @@ func (e *simEnd) atOther() netip.AddrPort {
 
 // The pairs that need more than pings, as often as the goals say, cold.
 func TestSimHardPairs(t *testing.T) {
+	t.Parallel()
 	for _, p := range []struct {
 		name   string
 		a, b   simKind

@@ -269,6 +269,7 @@ func (m *model) meetings() {
 }
 
 func TestTrustModel(t *testing.T) {
+	t.Parallel()
 	base := modelBase(t)
 	other := newTrustTestAcct(t)
 	other.addDevice("evil")
