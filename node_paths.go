@@ -58,7 +58,7 @@ func (n *node) tickNotesLocked(now time.Time) (next time.Time) {
 
 func (n *node) sendNoteLocked(q *peerProc) {
 	var addrs []netip.AddrPort
-	if at := q.finder.hard.freshAt; at.IsValid() {
+	if at := q.finder.hard.freshTold(); at.IsValid() {
 		addrs = append(addrs, at)
 	}
 	addrs = append(addrs, n.nat.observed()...)

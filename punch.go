@@ -44,9 +44,11 @@ const (
 	// maxPathTries bounds the addresses known for one process, about 600 bytes
 	// each: those of three rounds, all strangers.
 	maxPathTries = 32
-	// shyWait is between the ping that opens our own NAT and those that go all the
-	// way: the other end has opened its own by then.
-	shyWait = 200 * ms
+	// shyPings open our own NAT, one of them may be lost, and shyWait after the first
+	// come those that go all the way: the other end has opened its own by then. It is
+	// twice as long with each fresh socket, for an end that is slow.
+	shyPings = 2
+	shyWait  = 200 * ms
 	// idlePing keeps the hole open: most NATs forget a UDP binding after 30 s
 	// (RFC 4787, REQ-5, asks for 2 minutes; few obey). Up to a fifth is taken
 	// off at random.
@@ -125,6 +127,9 @@ func newPathFinder(r pathRouter, box *sealBox, flight bool, now time.Time) *path
 // peer, and the addresses, at most maxCandidates, of the peer's interfaces.
 func (f *pathFinder) introduce(now time.Time, observed netip.AddrPort, own []netip.AddrPort) {
 	f.began, f.strangers, f.knocked = now, 0, false
+	if f.best == nil {
+		f.hard.renew(now)
+	}
 	f.named(now, observed, own)
 	f.retry(now)
 	f.tick(now)
@@ -183,19 +188,24 @@ func (f *pathFinder) vouch(now time.Time, observed netip.AddrPort, addrs []netip
 		if !usableAddr(a) {
 			continue
 		}
-		fresh := f.tries[udpKey{0, a}] == nil && f.hard.fresh && f.searching()
+		fresh := f.tries[udpKey{0, a}] == nil && f.hard.freshes > 0 && f.searching()
 		t := f.know(now, udpSource{addr: a})
-		t.mapped, t.shy = t.mapped || i == 0, fresh
+		t.mapped = t.mapped || i == 0
+		if fresh {
+			t.shy = shyPings
+		}
 		t.moves(now, moved)
 		if t.admitted {
 			f.router.trial(t.src, -1)
 		}
 		f.fly(t)
+		known := t.vouched
+		t.vouched = true
 		if f.searching() {
-			f.knowFresh(now, a)
+			f.knowFresh(now, t)
 		}
-		if !t.vouched || moved {
-			t.named, t.vouched = true, true
+		if !known || moved {
+			t.named = true
 			if t != f.best {
 				t.restart(now)
 			}
@@ -243,10 +253,8 @@ func (f *pathFinder) pingDue(now time.Time, t *pathTry) {
 		f.pingProved(now, t)
 		return
 	}
-	if t.shy {
-		t.shy, t.start, t.next = false, now.Add(shyWait), now.Add(shyWait)
-		b, _ := f.box.pack(msgPing, &pingMsg{nonce: rand.Uint64()}, 0)
-		f.router.sendLow(b, t.src)
+	if t.shy > 0 {
+		f.pingShy(now, t)
 		return
 	}
 	elapsed := now.Sub(t.start)
@@ -269,6 +277,16 @@ func (f *pathFinder) pingDue(now time.Time, t *pathTry) {
 	default:
 		t.next = time.Time{}
 	}
+}
+
+// pingShy opens our own NAT for t.
+func (f *pathFinder) pingShy(now time.Time, t *pathTry) {
+	wait := shyWait << max(0, f.hard.freshes-1) / shyPings
+	t.shy--
+	t.start = now.Add(wait)
+	t.next = t.start
+	b, _ := f.box.pack(msgPing, &pingMsg{nonce: rand.Uint64()}, 0)
+	f.router.sendLow(b, t.src)
 }
 
 // mayBePinged reports whether an address is more than the coordinator's word,
@@ -351,7 +369,7 @@ func (f *pathFinder) lose(now time.Time) {
 	f.best.proved = false
 	f.best = nil
 	f.lostAt, f.began, f.strangers, f.tell = now, now, 0, true
-	f.hard.fresh = false
+	f.hard.freshes = 0
 	_, wrote := f.router.idle(now)
 	f.active = wrote < activeFor
 	f.router.setPath(udpSource{})
@@ -402,6 +420,7 @@ func (f *pathFinder) pinged(now time.Time, m *pingMsg, from udpSource, n int) {
 		t = f.know(now, from)
 	}
 	t.src, t.wordAt, t.pingedAt, t.paid = from, now, now, true // with our own address now
+	t.shy = 0                                                  // its NAT is open for us
 	t.credit += 3 * n
 	b, _ := f.box.pack(msgPong, &pongMsg{m.nonce, from.addr}, 0)
 	f.send(now, t, b)

@@ -29,8 +29,12 @@ const (
 	duelGap = 5 * time.Second
 	// maxHardAttempts bounds the attempts until a path has been there.
 	maxHardAttempts = 3
-	// freshAfter is when a fresh socket is tried between ordinary NATs.
+	// freshAfter is when a fresh socket is tried between ordinary NATs, and freshAgain
+	// is from one to the next: what was late or lost the first time has come by then.
 	freshAfter = 700 * ms
+	freshAgain = 4 * time.Second
+	// maxFresh bounds them, until a path has been there or there is a new introduction.
+	maxFresh   = 3
 	freshDoubt = 400 * ms // counted from when a path came into doubt
 	// freshMoving, or two round trips, is it when our own network has changed: by
 	// then a path is usually proved, and a router that has known another machine
@@ -132,8 +136,10 @@ type hardPunch struct {
 
 	freshAt   netip.AddrPort // where the coordinator sees the fresh socket
 	freshSock int
-	fresh     bool      // there has been one since there was a path
-	freshOn   time.Time // when it was opened
+	freshOpen bool      // its NAT is open for what the peer has named
+	freshes   int       // there have been since there was a path
+	freshOn   time.Time // when the first was opened
+	freshDue  time.Time // when the next may be
 }
 
 // times are the length of an attempt and the time to the next.
@@ -176,7 +182,7 @@ func (f *pathFinder) tickHard(now time.Time) (next time.Time) {
 	case f.best != nil:
 		h.began = time.Time{}
 		if f.doubt.IsZero() {
-			h.attempts, h.last, h.fresh = 0, time.Time{}, false
+			h.attempts, h.last, h.freshes = 0, time.Time{}, 0
 			return f.sweepSocks(now)
 		}
 		return f.freshInDoubt(now)
@@ -204,19 +210,35 @@ func (f *pathFinder) tickHard(now time.Time) (next time.Time) {
 		f.tell = f.tell || h.attempts > 1 // a NAT that counts has gone on
 		f.startHard(now)
 		return f.spray(now)
-	case !ok && !h.fresh:
+	case !ok && h.freshes == 0:
 		if due = f.began.Add(freshAfter); now.Before(due) {
 			return due
 		}
-		h.freshOn = now
 		f.freshSock(now)
+		return h.freshDue
 	case len(h.socks) > 0:
-		if due = h.freshOn.Add(hardFor); now.Before(due) {
-			return due
+		if due = h.freshOn.Add(hardFor); !now.Before(due) {
+			f.closeSocks()
+			return next
 		}
-		f.closeSocks()
+		if !ok && h.freshes < maxFresh && !h.hopeless() {
+			if !now.Before(h.freshDue) {
+				f.freshSock(now)
+			}
+			return earlier(due, h.freshDue)
+		}
+		return due
 	}
 	return next
+}
+
+// renew lets an introduction try again what an outage has used up: the other end
+// may have slept while we tried.
+func (h *hardPunch) renew(now time.Time) {
+	_, gap := h.times()
+	if h.began.IsZero() && len(h.socks) == 0 && now.Sub(h.last) > gap && now.Sub(h.freshOn) > gap {
+		h.attempts, h.freshes = 0, 0
+	}
 }
 
 // freshInDoubt opens a fresh socket while the path is in doubt: behind a router
@@ -229,12 +251,11 @@ func (f *pathFinder) freshInDoubt(now time.Time) (next time.Time) {
 	}
 	due := f.doubt.Add(wait)
 	switch {
-	case h.fresh || h.mine.hard() || h.theirs.hard():
+	case h.freshes > 0 || h.mine.hard() || h.theirs.hard():
 		return next
 	case now.Before(due):
 		return due
 	}
-	h.freshOn = now
 	f.freshSock(now)
 	return next
 }
@@ -336,37 +357,61 @@ func (f *pathFinder) sprayOne(sock, step int) {
 
 // freshSock opens a socket that no NAT has seen, asks where it is seen and tries
 // the peer's addresses from it: a NAT that has held our packets, or the other
-// end's, for its own may have given our port another number for this peer.
+// end's, for its own may have given our port another number for this peer. The
+// peer hears of it when our own NAT has been opened for where it is.
 func (f *pathFinder) freshSock(now time.Time) {
 	h := &f.hard
-	h.fresh = true
+	if h.freshes == 0 {
+		h.freshOn = now
+	}
+	h.freshes++
+	h.freshDue = now.Add(freshAgain)
 	i, err := f.router.openSock()
 	if err != nil {
 		return
 	}
 	h.socks = append(h.socks, i)
 	f.router.observe(now, i, func(now time.Time, at netip.AddrPort) {
-		if !f.searching() || !slices.Contains(h.socks, i) || !at.IsValid() {
+		if !f.searching() || !slices.Contains(h.socks, i) {
 			return
 		}
-		h.freshAt, h.freshSock, f.tell = at, i, true
+		if h.freshAt, h.freshSock, h.freshOpen = at, i, false; !at.IsValid() {
+			h.freshDue = now // nothing has come of this one
+		}
 		for _, t := range f.tries {
 			if t.vouched && t.src.sock == 0 {
-				f.knowFresh(now, t.src.addr)
+				f.knowFresh(now, t)
 			}
 		}
 		f.tick(now)
 	})
 }
 
-// knowFresh tries an address of the peer's from the fresh socket too.
-func (f *pathFinder) knowFresh(now time.Time, a netip.AddrPort) {
-	if !f.hard.freshAt.IsValid() || len(f.tries) >= maxPathTries || f.tries[udpKey{f.hard.freshSock, a}] != nil {
+// knowFresh tries an address of the peer's from the fresh socket too. No NAT that
+// could have taken our port is on the way to a private one.
+func (f *pathFinder) knowFresh(now time.Time, t *pathTry) {
+	h := &f.hard
+	if !h.freshAt.IsValid() {
 		return
 	}
-	n := f.know(now, udpSource{sock: f.hard.freshSock, addr: a})
-	n.named, n.vouched, n.shy = true, true, true
+	f.tell = f.tell || !h.freshOpen
+	h.freshOpen = true
+	src := udpSource{sock: h.freshSock, addr: t.src.addr}
+	if src.addr.Addr().IsPrivate() || len(f.tries) >= maxPathTries || f.tries[src.key()] != nil {
+		return
+	}
+	n := f.know(now, src)
+	n.named, n.vouched, n.shy = true, true, shyPings
 	n.restart(now)
+}
+
+// freshTold is where the coordinator sees the fresh socket, for the peer; invalid
+// while there is none, or nothing has left by it.
+func (h *hardPunch) freshTold() netip.AddrPort {
+	if !h.freshOpen {
+		return netip.AddrPort{}
+	}
+	return h.freshAt
 }
 
 // hopeless reports whether the NATs of both ends are known, and nothing is known

@@ -16,11 +16,11 @@ type pathTry struct {
 	own      bool // an interface of the peer has it
 	mapped   bool // the peer's router keeps it open
 	admitted bool
-	shy      bool // the first ping shall only open our own NAT
 	proved   bool
 	returned bool      // has proved itself at least once
 	flown    bool      // it gets the first flight
 	paid     bool      // it has pinged us since we last did: one for one
+	shy      int       // pings to come that shall only open our own NAT
 	pings    int       // sent before it was vouched
 	kept     bool      // it led to the peer in an earlier process of ours
 	spare    int       // pings that it may still be sent for that

@@ -20,7 +20,8 @@ type simEnd struct {
 	box    *sealBox
 	note   noteState
 	wake   time.Time
-	met    bool // they have been introduced
+	still  time.Time // until when it stands
+	met    bool      // they have been introduced
 
 	path     udpSource
 	admitted map[udpKey]bool
@@ -221,11 +222,22 @@ func (e *simEnd) tick() {
 	}
 	e.wake = next
 	e.net.at(max(next.Sub(e.net.now), time.Microsecond), func() {
-		if e.wake == next {
-			e.wake = time.Time{}
-			e.tick()
-		}
+		e.act(func() {
+			if e.wake == next {
+				e.wake = time.Time{}
+				e.tick()
+			}
+		})
 	})
+}
+
+// act calls do, later when the process stands still.
+func (e *simEnd) act(do func()) {
+	if e.net.now.Before(e.still) {
+		e.net.at(e.still.Sub(e.net.now), do)
+		return
+	}
+	do()
 }
 
 // Notes, as node_paths.go has them.
@@ -269,7 +281,7 @@ func (e *simEnd) tickNote() (next time.Time) {
 
 func (e *simEnd) sendNote() {
 	var addrs []netip.AddrPort
-	if at := e.finder.hard.freshAt; at.IsValid() {
+	if at := e.finder.hard.freshTold(); at.IsValid() {
 		addrs = append(addrs, at)
 	}
 	addrs = append(append(addrs, e.probe.observed()...), e.inside)

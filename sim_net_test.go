@@ -66,6 +66,8 @@ type simNAT struct {
 	next    int           // of a counting one
 	flows   map[simFlow]*simHole
 	holes   map[simOuter]*simHole
+	accept  bool              // it answers strangers, and holds their flows for its own
+	own     map[simOuter]bool // those, by an accepting one of the kind natSame
 }
 
 // A simFlow is what has a port of its own: a socket, or with hard NATs a socket
@@ -102,7 +104,7 @@ func (n *simNet) newNAT(k simKind, ip string) *simNAT {
 
 // reboot makes the router forget everything.
 func (r *simNAT) reboot() {
-	r.flows, r.holes = map[simFlow]*simHole{}, map[simOuter]*simHole{}
+	r.flows, r.holes, r.own = map[simFlow]*simHole{}, map[simOuter]*simHole{}, map[simOuter]bool{}
 	r.low, r.next = 1024+r.net.rng.IntN(60000), 1024+r.net.rng.IntN(60000)
 }
 
@@ -133,6 +135,9 @@ func (r *simNAT) out(e *simEnd, sock int, to netip.AddrPort) netip.AddrPort {
 		}
 		h = &simHole{flow: f, at: r.freePort(f), sent: map[netip.AddrPort]bool{}}
 		r.flows[f], r.holes[h.at] = h, h
+	}
+	if !h.sent[to] && r.own[simOuter{h.at.port, to}] { // taken: another port for this peer
+		return netip.AddrPortFrom(r.ip, h.at.port%64000+1024)
 	}
 	h.last, h.sent[to] = r.net.now, true
 	return netip.AddrPortFrom(r.ip, h.at.port)
@@ -182,6 +187,8 @@ func (r *simNAT) in(port uint16, from netip.AddrPort) (f simFlow, ok bool) {
 	}
 	if ok {
 		h.last = r.net.now
+	} else if r.accept {
+		r.own[simOuter{port, from}] = true
 	}
 	return h.flow, ok
 }
@@ -234,7 +241,7 @@ func (n *simNet) carry(e *simEnd, sock int, b []byte, to netip.AddrPort) {
 	n.at(n.late(n.delay), func() {
 		if r := n.nats[to.Addr()]; r != nil {
 			if f, ok := r.in(to.Port(), from); ok && f.end.nat == r {
-				f.end.receive(b, udpSource{sock: f.sock, addr: from})
+				f.end.act(func() { f.end.receive(b, udpSource{sock: f.sock, addr: from}) })
 			}
 		}
 	})
@@ -252,7 +259,7 @@ func (n *simNet) seen(e *simEnd, sock int, port netip.AddrPort, answer func(at n
 	}
 	n.at(2*n.coord, func() {
 		if f, ok := e.nat.in(at.Port(), port); ok && f.end == e {
-			answer(at)
+			e.act(func() { answer(at) })
 		}
 	})
 }
@@ -265,7 +272,7 @@ func (n *simNet) relay(e *simEnd, m noteMsg) {
 	at := e.nat.out(e, 0, simCoord)
 	n.at(2*n.coord, func() {
 		if o := e.other(); !o.nat.down {
-			o.noted(&m, at)
+			o.act(func() { o.noted(&m, at) })
 		}
 	})
 }

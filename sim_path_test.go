@@ -60,6 +60,39 @@ func TestSimReorderedBeginnings(t *testing.T) {
 	}
 }
 
+// Routers that take the port of an early packet for themselves, and ends that are
+// late, stand still in between or lose packets: within a connect they meet.
+func TestSimEarlyBirds(t *testing.T) {
+	for seed := range uint64(simTimes(300, 3000)) {
+		n := newSimNet(t, seed, simEasy, simEasy)
+		a, b := n.ends[0], n.ends[1]
+		a.nat.accept, b.nat.accept = true, true
+		n.loss = []float64{0, .1, .2}[seed%3]
+		atA, atB := a.nat.out(a, 0, simCoord), b.nat.out(b, 0, simCoord)
+		n.at(0, func() { a.introduced(atB, b.inside) })
+		n.at(time.Duration(n.rng.Int64N(int64(400*ms))), func() { b.act(func() { b.introduced(atA, a.inside) }) })
+		for range 6 { // of either end's, up to half a second long
+			e, long := n.ends[n.rng.IntN(2)], time.Duration(n.rng.Int64N(int64(500*ms)))
+			n.at(time.Duration(n.rng.Int64N(int64(3*time.Second))), func() { e.still = n.now.Add(long) })
+		}
+		if took := n.run(connectFor, n.proved); !n.proved() {
+			t.Errorf("seed %d, %.0f%% lost: not after %v", seed, 100*n.loss, took)
+		}
+		n.run(time.Minute, nil)
+		for i, e := range n.ends {
+			used := map[int]bool{e.path.sock: true}
+			for k, f := range e.finder.tries {
+				used[k.sock] = used[k.sock] || n.now.Sub(f.pingedAt) < 2*idlePing+time.Second
+			}
+			for s := range e.socks {
+				if !used[s] || e.most > maxFresh {
+					t.Errorf("seed %d: end %d has left socket %d open; there were %d", seed, i, s, e.most)
+				}
+			}
+		}
+	}
+}
+
 // A NAT that forgets after 30 s: an hour of idling costs a packet each way in
 // 20 s at most, and the path is there.
 func TestSimIdleHour(t *testing.T) {
@@ -124,6 +157,30 @@ func TestSimOutages(t *testing.T) {
 						}
 					}
 				}
+			}
+		}
+	}
+}
+
+// An end behind a NAT that needs more than pings sleeps for longer than the other
+// goes on trying: with the next introduction they meet again.
+func TestSimSleeper(t *testing.T) {
+	for _, kinds := range [][2]simKind{{simEasy, simRandom}, {simRandom, simEasy}, {simBlock, simBlock}, {simEasy, simEasy}} {
+		for seed := range uint64(5) {
+			n := newSimNet(t, seed, kinds[0], kinds[1])
+			n.call()
+			n.run(connectFor, n.proved)
+			for _, e := range n.ends {
+				if e.nat.mapping == natRandom || e == n.ends[0] && kinds[0] == kinds[1] {
+					e.nat.down = true
+					n.run(3*time.Minute, nil)
+					e.nat.down = false
+					e.nat.redial()
+				}
+			}
+			n.call()
+			if took := n.run(connectFor, n.proved); !n.proved() {
+				t.Errorf("%v, seed %d: not after %v", kinds, seed, took)
 			}
 		}
 	}
