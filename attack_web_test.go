@@ -124,6 +124,7 @@ func TestAttackWebProofsBusy(t *testing.T) {
 func TestAttackWebRemovedSigner(t *testing.T) {
 	w := newOwner(t)
 	second, friend, late := w.passkey(coseRS256), w.passkey(coseES256), w.passkey(coseES256)
+	byFriend, later := w.passkey(coseES256), w.passkey(coseES256)
 	var ask webAsk
 	w.must("signer/begin", map[string]string{"label": "second", "powers": "ds"}, &ask)
 	var st webStatement
@@ -140,7 +141,12 @@ func TestAttackWebRemovedSigner(t *testing.T) {
 	}
 	made := proves()
 	w.must("enrol/finish", w.makes(friend, made.webAsk), nil)
+	w.must("passkey/begin", map[string]string{"label": "more"}, &ask)
+	more := ask.UserID
+	w.must("enrol/finish", w.makes(byFriend, ask), nil) // one step further from the signer
 	thief := w.cookie
+	var begun enrolAsk
+	w.must("passkey/begin", map[string]string{"label": "late"}, &begun)
 	pending := proves()
 	w.cookie = owner
 	if code := w.signs(map[string]any{"op": "signer.remove", "signer": second.id()}, w.signer); code != "" {
@@ -152,6 +158,12 @@ func TestAttackWebRemovedSigner(t *testing.T) {
 	w.cookie = ""
 	if code := w.ask("enrol/finish", w.makes(late, pending.webAsk), nil); code != "no-power" {
 		t.Errorf("a proof of a removed signer: %q", code)
+	}
+	if code := w.signsIn(byFriend, more); code != "passkey-unknown" {
+		t.Errorf("a passkey made by one that a removed signer let in: %q", code)
+	}
+	if code := w.ask("enrol/finish", w.makes(later, begun.webAsk), nil); code != "no-power" {
+		t.Errorf("one begun by such a passkey: %q", code)
 	}
 	if code := w.signsIn(w.signin, w.user); code != "" {
 		t.Errorf("who signed in before: %q", code)

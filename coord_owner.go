@@ -52,8 +52,8 @@ type signinKey struct {
 	Count uint32 `json:"count,omitempty"` // signCount, for information
 	// Eligible is whether it may be backed up, which never changes.
 	Eligible bool `json:"eligible,omitempty"`
-	// By is the signer who let it be made; "": it came with the account, or by
-	// another that signs in.
+	// By is the signer by whose word it was made, whether at once or by another
+	// passkey that signs in; "": it came with the account, or by one that did.
 	By signerID `json:"by,omitempty"`
 }
 
@@ -207,7 +207,7 @@ func (s *coordStore) signinAccount(id []byte) (*coordAccount, *signinKey) {
 }
 
 // addSigninKey lets a passkey sign in to an account, and a browser with it. Who
-// has begun it, a sign-in with the hash by or a signer, must be good still.
+// has begun it must be good still: the signer, and the sign-in with the hash by.
 func (s *coordStore) addSigninKey(a *coordAccount, k signinKey, by []byte, now time.Time) (cookie string, expires time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -219,7 +219,7 @@ func (s *coordStore) addSigninKey(a *coordAccount, k signinKey, by []byte, now t
 		return "", expires, coded("no-power", "the signer who has begun this is one no more")
 	}
 	err = a.changeOwner(now, func(o *ownerState) error {
-		if k.By == "" && !slices.ContainsFunc(o.Signins, func(in signin) bool { return bytes.Equal(in.Hash, by) }) {
+		if (k.By == "" || by != nil) && !slices.ContainsFunc(o.Signins, func(in signin) bool { return bytes.Equal(in.Hash, by) }) {
 			return errSignedOut
 		}
 		if err := o.addKey(k); err != nil {

@@ -411,7 +411,11 @@ func (c *webCall) passkeyBegin() (any, error) {
 		if !validName(in.Label) {
 			return nil, coded("request-malformed", "name %.40q: a-z, 0-9 and dashes, at most 32, no dash at either end", in.Label)
 		}
-		return c.enrol(c.account, webFlow{label: in.Label, in: c.in.Hash})
+		own := c.account.ownerNow().key(c.in.Key)
+		if own == nil {
+			return nil, errSignedOut
+		}
+		return c.enrol(c.account, webFlow{label: in.Label, by: own.By, in: c.in.Hash})
 	})
 }
 
