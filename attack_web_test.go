@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -167,6 +169,98 @@ func TestAttackWebRemovedSigner(t *testing.T) {
 	}
 	if code := w.signsIn(w.signin, w.user); code != "" {
 		t.Errorf("who signed in before: %q", code)
+	}
+}
+
+// Who was let in by a signer that is gone stays out though the file that says so
+// could not be written, also after a restart.
+func TestAttackWebRemovedUnwritten(t *testing.T) {
+	newLine, newKey := trustTestLine(trustTestKey("new"), "ds", "new"), trustTestKey("new")
+	paper := newRecoveryKey()
+	for op, byPaper := range map[string]bool{"signer.remove": false, "signer.add": true, "recover": true} {
+		w := newOwner(t)
+		a, friend := w.account(), w.passkey(coseES256)
+		appends := func(text []byte, err error, by ...stmtSigner) {
+			t.Helper()
+			raw, bad := signRecord(text, by...)
+			if err = errors.Join(err, bad); err == nil {
+				_, err = w.server.appendRecord(a, raw)
+			}
+			if err != nil {
+				t.Fatal(op, err)
+			}
+		}
+		state := func() *trustState { s, _ := a.snapshot(w.now); return s }
+		second := trustTestKey("second")
+		text, err := buildSignerAdd(state(), trustTestLine(second, "ds", "second"), w.now)
+		appends(text, err, w.signer, second)
+		f := webFlow{kind: "enrol", acct: a.id, label: "friend", by: second.id()}
+		if byPaper {
+			f.by = w.recovery.signer().id()
+		}
+		code, err := w.server.flows.put(w.now, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ask enrolAsk
+		w.must("enrol/begin", map[string]string{"code": code}, &ask)
+		w.must("enrol/finish", w.makes(friend, ask.webAsk), nil)
+		thief := w.cookie
+		old, err := os.ReadFile(a.ownerFile())
+		if err := errors.Join(err, os.Remove(a.ownerFile()), os.MkdirAll(a.ownerFile()+"/full", 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		switch op {
+		case "signer.remove":
+			text, err = buildSignerRemove(state(), second.id(), 0, w.now)
+			appends(text, err, w.signer)
+		case "signer.add":
+			text, err = buildSignerAdd(state(), paper.line(), w.now)
+			appends(text, err, w.recovery.signer(), paper.signer())
+		case "recover":
+			text, err = buildRecover(state(), 0, []signerLine{newLine}, w.now)
+			appends(text, err, w.recovery.signer(), newKey)
+		}
+		if !strings.Contains(w.logged.String(), "who signs in") {
+			t.Errorf("%s: the file was written", op)
+		}
+		for _, when := range []string{"now", "after a restart"} {
+			if when != "now" {
+				if err := errors.Join(os.RemoveAll(a.ownerFile()), os.WriteFile(a.ownerFile(), old, 0o600)); err != nil {
+					t.Fatal(err)
+				}
+				w.start(coordTestOpen(t, w.server.store.dir, signupClaim))
+				if a, err = w.server.store.account(a.id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if in, _ := w.server.store.signedIn(thief, w.now); in != nil {
+				t.Errorf("%s: signed in still, %s", op, when)
+			}
+			w.cookie = ""
+			if code := w.signsIn(friend, ask.UserID); code != "passkey-unknown" {
+				t.Errorf("%s: signs in %s: %q", op, when, code)
+			}
+			want := map[bool]string{true: "passkey-unknown"}[op == "recover"]
+			if when == "now" && want == "" {
+				continue // the file is a directory
+			}
+			if code := w.signsIn(w.signin, w.user); code != want {
+				t.Errorf("%s: the owner %s: %q, want %q", op, when, code, want)
+			}
+			if when == "now" {
+				continue
+			}
+			text, err = buildSignerAdd(state(), trustTestLine(trustTestKey("more"), "d", "more"), w.now)
+			by := stmtSigner(w.signer)
+			if op == "recover" {
+				by = newKey
+			}
+			appends(text, err, by, trustTestKey("more"))
+			if o := a.ownerNow(); o.key(friend.credential) != nil {
+				t.Errorf("%s: it is never cleared away", op)
+			}
+		}
 	}
 }
 

@@ -55,6 +55,14 @@ type signinKey struct {
 	// By is the signer by whose word it was made, whether at once or by another
 	// passkey that signs in; "": it came with the account, or by one that did.
 	By signerID `json:"by,omitempty"`
+	// Seq is the last record of the log when it was made.
+	Seq uint64 `json:"seq,omitempty"`
+}
+
+// good reports whether a passkey signs in still: its signer is one, and no
+// recovery has come since, for whoever had the signers' keys may have it too.
+func (k *signinKey) good(s *trustState) bool {
+	return k != nil && k.Seq >= s.recovered && (k.By == "" || slices.ContainsFunc(ownerLines(s), func(l signerLine) bool { return l.id == k.By }))
 }
 
 // A signin is one browser. Its secret is not kept.
@@ -188,11 +196,22 @@ func (s *coordStore) signedIn(cookie string, now time.Time) (*coordAccount, *sig
 	}
 	hash := sha256.Sum256(secret)
 	for _, in := range a.ownerNow().Signins {
-		if subtle.ConstantTimeCompare(in.Hash, hash[:]) == 1 && in.Expires > now.Unix() {
+		if subtle.ConstantTimeCompare(in.Hash, hash[:]) == 1 && in.Expires > now.Unix() && a.signinKey(in.Key) != nil {
 			return a, &in
 		}
 	}
 	return nil, nil
+}
+
+// signinKey finds a passkey that signs in. It is judged by the log as it is now:
+// what dropWithSigners could not write must open nothing.
+func (a *coordAccount) signinKey(id []byte) *signinKey {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if k := a.owner.key(id); k.good(a.state) {
+		return k
+	}
+	return nil
 }
 
 // signinAccount finds the account that a passkey signs in to.
@@ -203,7 +222,7 @@ func (s *coordStore) signinAccount(id []byte) (*coordAccount, *signinKey) {
 	if a == nil {
 		return nil, nil
 	}
-	return a, a.ownerNow().key(id)
+	return a, a.signinKey(id)
 }
 
 // addSigninKey lets a passkey sign in to an account, and a browser with it. Who
@@ -215,11 +234,12 @@ func (s *coordStore) addSigninKey(a *coordAccount, k signinKey, by []byte, now t
 		return "", expires, err
 	}
 	state, _ := a.snapshot(now)
-	if k.By != "" && !slices.ContainsFunc(ownerLines(state), func(l signerLine) bool { return l.id == k.By }) {
+	if k.Seq = state.seq(); !k.good(state) {
 		return "", expires, coded("no-power", "the signer who has begun this is one no more")
 	}
 	err = a.changeOwner(now, func(o *ownerState) error {
-		if (k.By == "" || by != nil) && !slices.ContainsFunc(o.Signins, func(in signin) bool { return bytes.Equal(in.Hash, by) }) {
+		i := slices.IndexFunc(o.Signins, func(in signin) bool { return bytes.Equal(in.Hash, by) })
+		if by != nil && (i < 0 || !o.key(o.Signins[i].Key).good(state)) {
 			return errSignedOut
 		}
 		if err := o.addKey(k); err != nil {
@@ -267,27 +287,27 @@ func (s *coordStore) removeSigninKey(a *coordAccount, id []byte, now time.Time) 
 	return err
 }
 
-// dropWithSigners takes away who signs in by the word of a signer that a record
-// has removed; a recovery takes all: whoever had the passkeys may have those too.
-func (s *coordStore) dropWithSigners(a *coordAccount, state *trustState, record []byte, now time.Time) error {
-	rec, err := parseRecord(record)
-	if err != nil || rec.stmt.op != "signer.remove" && rec.stmt.op != "recover" {
-		return err
-	}
+// dropWithSigners takes away what signs in no more after a record.
+func (s *coordStore) dropWithSigners(a *coordAccount, now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	lines := ownerLines(state)
-	return a.changeOwner(now, func(o *ownerState) error {
-		o.Keys = slices.DeleteFunc(o.Keys, func(k signinKey) bool {
-			gone := rec.stmt.op == "recover" || k.By != "" && !slices.ContainsFunc(lines, func(l signerLine) bool { return l.id == k.By })
-			if gone {
-				delete(s.signinKeys, string(k.ID))
-				o.Signins = slices.DeleteFunc(o.Signins, func(in signin) bool { return bytes.Equal(in.Key, k.ID) })
-			}
-			return gone
-		})
+	state, _ := a.snapshot(now)
+	gone := func(k signinKey) bool { return !k.good(state) }
+	keys := a.ownerNow().Keys
+	if !slices.ContainsFunc(keys, gone) {
+		return nil
+	}
+	err := a.changeOwner(now, func(o *ownerState) error {
+		o.Keys = slices.DeleteFunc(o.Keys, gone)
+		o.Signins = slices.DeleteFunc(o.Signins, func(in signin) bool { return o.key(in.Key) == nil })
 		return nil
 	})
+	for _, k := range keys {
+		if err == nil && gone(k) {
+			delete(s.signinKeys, string(k.ID))
+		}
+	}
+	return err
 }
 
 // setCategories sorts a device under categories.

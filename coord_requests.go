@@ -258,7 +258,7 @@ func (s *coordServer) appendRecord(a *coordAccount, record []byte) (*headMsg, er
 		return nil, err
 	}
 	if changed {
-		if err := s.store.dropWithSigners(a, state, record, s.now()); err != nil {
+		if err := s.store.dropWithSigners(a, s.now()); err != nil {
 			s.logf("account %.8s: who signs in: %v", a.id, err)
 		}
 		s.publishAccount(a)

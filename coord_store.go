@@ -94,7 +94,9 @@ func openCoordStore(dir, signup string, logf func(format string, args ...any)) (
 			continue
 		}
 		for _, k := range s.accounts[id].owner.Keys {
-			s.signinKeys[string(k.ID)] = id
+			if k.good(s.accounts[id].state) {
+				s.signinKeys[string(k.ID)] = id
+			}
 		}
 	}
 	if err := s.openClaim(); err != nil {

@@ -33,6 +33,8 @@ type webTest struct {
 	signer *testPasskey
 	user   string // handle of signin
 
+	recovery recoveryKey
+
 	same, sameSigner []byte // ids of passkeys that registers makes; nil = new ones
 }
 
@@ -175,8 +177,8 @@ func (w *webTest) registers(claim claimSecret, before func(*flowAnswer)) string 
 	}
 	made := w.makes(w.signer, ask)
 	var st webStatement
-	recovery := newRecoveryKey()
-	w.must("register/signer", map[string]any{"flow": made.Flow, "answer": made.Answer, "recovery": b64url.EncodeToString(recovery.line().key[len(recovery.line().key)-32:])}, &st)
+	w.recovery = newRecoveryKey()
+	w.must("register/signer", map[string]any{"flow": made.Flow, "answer": made.Answer, "recovery": b64url.EncodeToString(w.recovery.line().key[len(w.recovery.line().key)-32:])}, &st)
 	st.Need[0].Flow = st.Flow
 	last := w.uses(w.signer, st.Need[0], "")
 	if before != nil {
