@@ -15,6 +15,30 @@ import (
 // What somebody may try at the coordinator's page who is not its owner, or not
 // any more.
 
+// One account's owner takes no room from another's, nor from strangers.
+func TestAttackWebFlowsOfAnAccount(t *testing.T) {
+	w := newWebTest(t, signupOpen)
+	w.registers(claimSecret{}, nil)
+	signin, user := w.signin, w.user
+	w.cookie = ""
+	w.registers(claimSecret{}, nil)
+	refused := ""
+	for range maxOwnerFlows + 1 {
+		w.now = w.now.Add(time.Second / 2)
+		for _, step := range []string{"signin/begin", "prove/begin"} {
+			refused = w.ask(step, struct{}{}, nil)
+		}
+	}
+	if n := len(w.server.flows.list); refused != "too-often" || n > maxOwnerFlows+4 {
+		t.Errorf("%d ceremonies of one account, then %q", n, refused)
+	}
+	w.must("signout/others", struct{}{}, nil)
+	w.cookie = ""
+	if code := w.signsIn(signin, user); code != "" {
+		t.Errorf("the owner of another signs in: %q", code)
+	}
+}
+
 // Thrown out, one does not come back by what one has begun before.
 func TestAttackWebEnrolAfterSignout(t *testing.T) {
 	w := newOwner(t)

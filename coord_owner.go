@@ -432,10 +432,10 @@ const (
 	// enrolLife is how long the code of account sign-in is good.
 	enrolLife = 15 * time.Minute
 	// maxFlows bounds the ceremonies under way, about 1 KB each; strangers have
-	// three quarters of it, and one address maxHostFlows. When theirs are all
-	// taken who has most gives way.
-	maxFlows     = 4096
-	maxHostFlows = 64
+	// three quarters of it, accounts the rest, and one address, account or signer
+	// maxOwnerFlows. When a share is all taken who has most of it gives way.
+	maxFlows      = 4096
+	maxOwnerFlows = 64
 )
 
 // A webFlow is a ceremony between two requests. Each step is taken once.
@@ -453,7 +453,8 @@ type webFlow struct {
 	by        signerID   // who has proved to be that signer; "" = nobody has
 	in        []byte     // hash of the sign-in that has begun it; nil = none has
 	code      string     // to be used up at the end
-	host      string     // of a stranger who has begun it
+	owner     string     // who has begun it: an address, an account or a signer
+	stranger  bool       // that is an address
 	until     time.Time
 }
 
@@ -469,23 +470,24 @@ func (f *webFlows) put(now time.Time, flow webFlow) (string, error) {
 	rand.Read(id[:]) // never fails since Go 1.24
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	strangers, hosts := 0, map[string]int{}
+	share, have, has := maxFlows/4, 0, map[string]int{}
+	if flow.stranger {
+		share = maxFlows * 3 / 4
+	}
 	for id, old := range f.list {
 		switch {
 		case !now.Before(old.until):
 			delete(f.list, id)
-		case old.host != "":
-			strangers++
-			hosts[old.host]++
+		case old.stranger == flow.stranger:
+			have++
+			has[old.owner]++
 		}
 	}
-	switch {
-	case flow.host != "" && hosts[flow.host] >= maxHostFlows:
-		return "", coded("too-often", "too much is begun from this address and not ended: wait a few minutes")
-	case flow.host != "" && strangers >= maxFlows*3/4:
-		f.makeRoomLocked(hosts)
-	case len(f.list) >= maxFlows:
-		return "", errBusy
+	if has[flow.owner] >= maxOwnerFlows {
+		return "", coded("too-often", "too much is begun from this address, or for this account, and not ended: wait a few minutes")
+	}
+	if have >= share {
+		f.makeRoomLocked(has)
 	}
 	if f.list == nil {
 		f.list = map[string]webFlow{}
@@ -498,12 +500,12 @@ func (f *webFlows) put(now time.Time, flow webFlow) (string, error) {
 	return name, nil
 }
 
-// makeRoomLocked drops the oldest step of the address that has the most: many
-// addresses take no room from one more. f.mu must be held.
-func (f *webFlows) makeRoomLocked(hosts map[string]int) {
+// makeRoomLocked drops the oldest step of the one who has the most: many take no
+// room from one more. f.mu must be held.
+func (f *webFlows) makeRoomLocked(has map[string]int) {
 	var oldest string
 	for id, flow := range f.list {
-		if old, ok := f.list[oldest]; flow.host != "" && (!ok || hosts[flow.host] > hosts[old.host] || hosts[flow.host] == hosts[old.host] && flow.until.Before(old.until)) {
+		if old, ok := f.list[oldest]; has[flow.owner] > 0 && (!ok || has[flow.owner] > has[old.owner] || has[flow.owner] == has[old.owner] && flow.until.Before(old.until)) {
 			oldest = id
 		}
 	}

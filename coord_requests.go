@@ -318,7 +318,7 @@ func (s *coordServer) enrol(peer *coordPeer, m *enrolMsg) (*enrolledMsg, error) 
 			return nil, withHint(coded("no-page", "this coordinator has no page"), "it is started with -http")
 		}
 		s.logf("account %.8s: signer %s lets a passkey sign in", a.id, line.label)
-		code, err := s.flows.put(s.now(), webFlow{kind: "enrol", acct: a.id, label: line.label, by: line.id})
+		code, err := s.flows.put(s.now(), webFlow{kind: "enrol", acct: a.id, label: line.label, by: line.id, owner: string(line.id)})
 		return &enrolledMsg{s.page, code}, err
 	}
 	return nil, errDenied

@@ -41,8 +41,13 @@ func (c *webCall) begin(f webFlow) (webAsk, error) {
 		f.challenge = make([]byte, 32)
 		rand.Read(f.challenge) // never fails since Go 1.24
 	}
-	if c.account == nil && f.kind != "enrol-made" {
-		f.host = hostOf(c.addr()).String()
+	switch f.stranger = false; {
+	case f.by != "" && f.in == nil: // has proved to be that signer
+		f.owner = string(f.by)
+	case c.account != nil:
+		f.owner = c.account.id.String()
+	default:
+		f.owner, f.stranger = hostOf(c.addr()).String(), true
 	}
 	id, err := c.server.flows.put(c.now, f)
 	return webAsk{Flow: id, RPID: c.rp.id, Challenge: b64url.EncodeToString(f.challenge), Credentials: []string{}}, err
@@ -292,7 +297,7 @@ func (c *webCall) registerFinish() (any, error) {
 		if _, err := c.server.createAccount(f.claim, [][]byte{record}, owner); err != nil {
 			return nil, err
 		}
-		c.server.flows.keep(in.Flow, webFlow{kind: "register-done", until: c.now.Add(flowLife)})
+		c.server.flows.keep(in.Flow, webFlow{kind: "register-done", owner: f.owner, stranger: f.stranger, until: c.now.Add(flowLife)})
 		return done, c.entered(cookie, expires)
 	})
 }

@@ -108,20 +108,37 @@ func TestWebTooOften(t *testing.T) {
 	}
 }
 
-// The ceremonies of strangers take bounded memory.
+// Ceremonies take bounded memory, and nobody takes another's part of it.
 func TestWebFlowsAreBounded(t *testing.T) {
 	t.Parallel()
-	var f webFlows
-	for range maxFlows {
-		if _, err := f.put(coordTestNow, webFlow{kind: "signin"}); err != nil {
-			t.Fatal(err)
+	f := webFlows{list: map[string]webFlow{}}
+	put := func(now time.Time, stranger bool, owner, code string) (id string) {
+		t.Helper()
+		id, err := f.put(now, webFlow{kind: "signin", owner: owner, stranger: stranger})
+		if codeOf(err) != code {
+			t.Errorf("%s: %v, want %q", owner, err, code)
+		}
+		return id
+	}
+	one, two := put(coordTestNow, true, "one", ""), put(coordTestNow, false, "two", "")
+	for i := range maxFlows - 2 {
+		old := webFlow{owner: fmt.Sprint("many-", i/maxOwnerFlows), stranger: i < maxFlows*3/4-1, until: coordTestNow.Add(flowLife)}
+		f.list[fmt.Sprint(i)] = old
+	}
+	put(coordTestNow, false, "many-60", "too-often")
+	for i := range 10 {
+		put(coordTestNow, i%2 == 0, fmt.Sprint("more-", i), "")
+	}
+	if len(f.list) != maxFlows {
+		t.Errorf("%d ceremonies", len(f.list))
+	}
+	for _, id := range []string{one, two} {
+		if _, err := f.take(coordTestNow, id, "signin"); err != nil {
+			t.Error(err)
 		}
 	}
-	if _, err := f.put(coordTestNow, webFlow{kind: "signin"}); codeOf(err) != "busy" {
-		t.Errorf("one more: %v", err)
-	}
-	if _, err := f.put(coordTestNow.Add(flowLife), webFlow{kind: "signin"}); err != nil || len(f.list) != 1 {
-		t.Errorf("when they are over: %v, %d", err, len(f.list))
+	if put(coordTestNow.Add(flowLife), true, "one", ""); len(f.list) != 1 {
+		t.Errorf("when they are over: %d", len(f.list))
 	}
 }
 
