@@ -40,6 +40,11 @@ func declareGrant(f *flag.FlagSet) grantFlags {
 // wish checks the flags.
 func (g grantFlags) wish() (w grantWish, err error) {
 	w.Name, w.Expires = *g.name, *g.expires
+	for name, value := range map[string]string{"name": w.Name, "roles": *g.roles, "users": *g.users, "caps": *g.caps} {
+		if value == "" && g.given(name) {
+			return w, usageError("-%s is empty: to leave it as it is, leave it out", name)
+		}
+	}
 	if w.Name != "" && !validName(w.Name) {
 		return w, usageError("-name %q: a-z, 0-9 and dashes, at most 32, no dash at either end", w.Name)
 	}

@@ -206,6 +206,9 @@ func trustUpdateVerb() verb {
 				if err != nil {
 					return err
 				}
+				if wish.empty() && !flags.given("device-expires") {
+					return usageError("what shall change? -name, -roles, -users, -caps or -device-expires")
+				}
 				return p.act(ctx, dir, *force, func(ctx context.Context, a *acting) error {
 					return a.update(ctx, by, name, wish, flags.given("device-expires"))
 				})

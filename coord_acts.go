@@ -105,6 +105,11 @@ func buildUpdate(s *trustState, id deviceID, wish grantWish, now time.Time) ([]b
 	if !ok || dev.revoked {
 		return nil, coded("unknown-device", "there is no such device, or not any more")
 	}
+	for what, list := range map[string][]string{"role": wish.Roles, "login": wish.Users, "use": wish.Caps} {
+		if list != nil && len(list) == 0 { // left out it is nil
+			return nil, withHint(coded("request-malformed", "no %s is left to %s", what, dev.name), "name one, or throw the device out")
+		}
+	}
 	g, err := wish.over(grantWish{Name: dev.name, Roles: dev.roles, Users: dev.users, Caps: dev.caps}).grant("", now)
 	if err != nil {
 		return nil, coded("request-malformed", "%w", err)

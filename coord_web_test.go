@@ -482,6 +482,11 @@ func TestWebDeviceLife(t *testing.T) {
 	if code := w.signs(map[string]any{"op": "device.update", "device": id, "users": []string{"ann"}}, w.signer); code != "" {
 		t.Fatal(code)
 	}
+	for _, list := range []string{"roles", "users", "caps"} {
+		if code := w.ask("statement", map[string]any{"op": "device.update", "device": id, list: []string{}}, nil); code != "request-malformed" {
+			t.Errorf("all %s taken away: %q", list, code)
+		}
+	}
 	if v = see(); !slices.Equal(v.Devices[0].Users, []string{"ann"}) || !slices.Equal(v.Devices[0].Categories, []string{"lab", "roof"}) || v.Devices[0].Name != "attic" {
 		t.Errorf("updated: %+v", v.Devices)
 	}
