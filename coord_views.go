@@ -189,8 +189,11 @@ func (c *webCall) view(now time.Time) (*accountView, error) {
 	for _, k := range owner.Keys {
 		v.Passkeys = append(v.Passkeys, passkeyView{b64url.EncodeToString(k.ID), k.Label, k.Made, k.Used, bytes.Equal(k.ID, c.in.Key)})
 	}
-	for _, list := range owner.Categories {
-		v.Categories = append(v.Categories, list...)
+	for _, d := range v.Devices {
+		v.Categories = append(v.Categories, d.Categories...)
+	}
+	for _, w := range v.Waiting { // those of who is thrown out are nobody's
+		v.Categories = append(v.Categories, w.Categories...)
 	}
 	v.Categories = append([]string{}, sortedSet(v.Categories)...)
 	return v, nil

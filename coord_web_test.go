@@ -513,7 +513,7 @@ func TestWebDeviceLife(t *testing.T) {
 	if code := w.signs(map[string]any{"op": "signer.remove", "signer": second.id()}, w.signer); code != "" {
 		t.Fatal(code)
 	}
-	if v = see(); len(v.Devices) != 0 || len(v.Signers) != 2 || v.Seq != 5 {
+	if v = see(); len(v.Devices)+len(v.Categories) != 0 || len(v.Signers) != 2 || v.Seq != 5 {
 		t.Errorf("in the end: %+v", v)
 	}
 	if code := w.signs(map[string]any{"op": "device.revoke", "devices": []string{id}, "reason": "lost"}, w.signer); code == "" {
