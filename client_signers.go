@@ -109,14 +109,18 @@ func newSignerOf(o operands, powers, label string, passkey bool) (n newSigner, e
 	if n.label == "" {
 		n.label = foldName(strings.TrimPrefix(filepath.Base(n.file), "."))
 	}
-	if !validName(n.label) {
+	if !validName(n.label) || n.label == recoveryLabel { // that is the recovery key's
 		return n, usageError("-label %q: a-z, 0-9 and dashes, at most 32, no dash at either end", n.label)
 	}
 	return n, nil
 }
 
 func (a *acting) addSigner(ctx context.Context, choice signerChoice, n newSigner) error {
-	by, err := a.signer(ctx, choice, 's', 'r')
+	powers := []byte{'s', 'r'}
+	if n.powers == "r" {
+		powers = []byte{'r'} // a signer must not take the way back from the owner
+	}
+	by, err := a.signer(ctx, choice, powers...)
 	if err != nil {
 		return err
 	}
@@ -128,6 +132,9 @@ func (a *acting) addSigner(ctx context.Context, choice signerChoice, n newSigner
 		build:   func(st *trustState) ([]byte, error) { return buildSignerAdd(st, line, a.p.now()) },
 		consent: a.agree, signers: []stmtSigner{by, key},
 	})
+	if err != nil && n.powers == "r" {
+		return withHint(err, "unless sessio trust signer list shows %s, the recovery key above is void and the old one holds", line.id)
+	}
 	if err == nil {
 		fmt.Fprintf(a.p.out, "signer %s (%s) may sign: %s\n", line.label, line.id, line.powers)
 	}
