@@ -39,6 +39,7 @@ type statusCoordinator struct {
 	Address string `json:"address"`
 	Answers bool   `json:"answers"`
 	Error   string `json:"error,omitempty"`
+	Hint    string `json:"hint,omitempty"`
 	// Observed is where it sees this verb's socket.
 	Observed string `json:"observed,omitempty"`
 }
@@ -116,7 +117,7 @@ func (c *client) report(ctx context.Context, now time.Time) *statusReport {
 		return err
 	})
 	if err != nil {
-		r.coord.Error = err.Error()
+		r.coord.Error, r.coord.Hint = err.Error(), hintOf(err)
 	}
 	_, links, lentErr := lentStatus(ctx, c.dir)
 	r.links = links
@@ -212,13 +213,17 @@ func (r *statusReport) writeText(p *program, verbose bool, now time.Time) error 
 		name = r.self.Device
 	}
 	fmt.Fprintf(p.out, "this machine: %s, %s%s; log at record %d, %s\n", printable(name), r.self.State, roleText(r.self.Roles), r.self.Seq, r.self.Head)
+	lead := "coordinator:"
 	if r.coord.Answers {
-		fmt.Fprintf(p.out, "coordinator:  %s, sees us at %s\n", r.coord.Address, r.coord.Observed)
-	} else {
-		fmt.Fprintf(p.out, "coordinator:  %s\n", printable(r.coord.Error))
+		fmt.Fprintf(p.out, "%-14s%s, sees us at %s\n", lead, r.coord.Address, r.coord.Observed)
+		lead = ""
 	}
-	if r.coord.Answers && r.coord.Error != "" {
-		fmt.Fprintf(p.out, "              %s\n", printable(r.coord.Error))
+	if r.coord.Error != "" {
+		no := strings.TrimPrefix(strings.ReplaceAll(r.coord.Error, "\n", "; "), "coordinator ")
+		fmt.Fprintf(p.out, "%-14s%s\n", lead, printable(no))
+	}
+	if r.coord.Hint != "" {
+		fmt.Fprintf(p.out, "%-14shint: %s\n", "", printable(r.coord.Hint))
 	}
 	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
 	sorted := slices.ContainsFunc(r.devices, func(d statusDevice) bool { return len(d.Categories) > 0 })

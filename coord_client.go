@@ -100,7 +100,7 @@ func dialCoordAt(ctx context.Context, tr *quic.Transport, mux *udpMux, id *ident
 	var refused error
 	tlsConf := id.tlsConfig(alpnCoord, func(claimed publicKeys) error {
 		if got := claimed.coordID(); got != want {
-			refused = coded("coord-key", "coordinator at %s has other keys: %.8s…, not %.8s…", addr, got, want)
+			refused = coded("coord-key", "coordinator %s has other keys: %.8s…, not %.8s…", addr, got, want)
 		}
 		return refused
 	})
@@ -110,7 +110,11 @@ func dialCoordAt(ctx context.Context, tr *quic.Transport, mux *udpMux, id *ident
 		if refused != nil {
 			return nil, withHint(refused, "this is another coordinator, or someone in between: nothing was sent to it")
 		}
-		return nil, withHint(fmt.Errorf("coordinator at %s does not answer: %w", addr, err), "is it running, and does a firewall let UDP port %d through?", addr.Port())
+		no := fmt.Errorf("coordinator %s does not answer", addr)
+		if late := (net.Error)(nil); !errors.As(err, &late) || !late.Timeout() {
+			no = fmt.Errorf("%w: %w", no, err)
+		}
+		return nil, withHint(no, "is it running, and does a firewall let UDP port %d through?", addr.Port())
 	}
 	context.AfterFunc(conn.Context(), done)
 	return conn, nil
