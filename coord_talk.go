@@ -25,6 +25,10 @@ const (
 	callRetry = 50 * ms
 	// callSlow paces a call that nobody has answered for a quarter of a minute.
 	callSlow = 15 * time.Second
+	// maxUnheard is how many times a call or an echo goes to where the
+	// coordinator answered last; from then on, 350 or 700 ms after the first, it
+	// goes to all of its addresses: that one may be dead.
+	maxUnheard = 3
 )
 
 // beatRetry is when an unanswered beat is sent again.
@@ -159,11 +163,13 @@ func (c *coordTalk) beat(now time.Time) {
 	if c.uses != nil {
 		c.told, m.running = c.uses(), c.running()
 	}
-	c.transmit(msgBeat, &m, 0)
+	if c.tries >= 2 {
+		c.at = udpSource{} // try every address again
+	}
+	c.transmit(msgBeat, &m, 0, 0)
 	if c.tries < len(beatRetry) {
 		c.nextBeat = now.Add(beatRetry[c.tries])
 	} else {
-		c.at = udpSource{} // try every address again
 		c.nextBeat = now.Add(beatEvery - mrand.N(beatEvery/5))
 	}
 	c.tries++
@@ -173,7 +179,7 @@ func (c *coordTalk) beat(now time.Time) {
 // once that the device is offline. A lost one costs them a wait.
 func (c *coordTalk) leave() {
 	if c.beating && c.at.addr.IsValid() {
-		c.transmit(msgBeat, &beatMsg{proto: ourProto(), leaves: true, cookie: c.cookie}, 0)
+		c.transmit(msgBeat, &beatMsg{proto: ourProto(), leaves: true, cookie: c.cookie}, 0, 0)
 	}
 }
 
@@ -197,7 +203,7 @@ func (c *coordTalk) sendEcho(now time.Time, nonce uint64, e *echoCall) {
 	}
 	b, _ := c.box.pack(msgEcho, &echoMsg{nonce, e.other}, pad)
 	addrs := c.addrs
-	if c.at.addr.IsValid() && e.is(c.at.addr) {
+	if c.at.addr.IsValid() && e.is(c.at.addr) && e.sent < maxUnheard {
 		addrs = []netip.AddrPort{c.at.addr}
 	}
 	for _, a := range addrs {
@@ -253,13 +259,14 @@ func (c *coordTalk) versions() (nat, other byte) {
 
 // relay has the coordinator hand a sealed datagram to a process of a device.
 func (c *coordTalk) relay(target deviceID, instance instanceID, inner []byte) {
-	c.transmit(msgRelay, &relayMsg{target, instance, inner}, 0)
+	c.transmit(msgRelay, &relayMsg{target, instance, inner}, 0, 0)
 }
 
-// transmit sends to where the coordinator answered last, else everywhere.
-func (c *coordTalk) transmit(kind byte, p payload, pad int) {
+// transmit sends to where the coordinator answered last, else everywhere; sent
+// is how often it has gone out already.
+func (c *coordTalk) transmit(kind byte, p payload, pad, sent int) {
 	b, _ := c.box.pack(kind, p, pad)
-	if c.at.addr.IsValid() {
+	if c.at.addr.IsValid() && sent < maxUnheard {
 		c.send(b, c.at)
 		return
 	}
@@ -289,7 +296,7 @@ func (c *coordTalk) hangUp(id callID) { delete(c.calls, id) }
 func (c *coordTalk) sendCall(now time.Time, call *coordCall) {
 	call.msg.cookie = c.cookie
 	call.msg.time = now.Add(c.offset).Unix()
-	c.transmit(msgCall, &call.msg, maxDatagram)
+	c.transmit(msgCall, &call.msg, maxDatagram, call.sent)
 	call.next = now.Add(min(callRetry<<min(call.sent, 5), time.Second))
 	if call.sent > 20 {
 		call.next = now.Add(callSlow)
@@ -466,4 +473,4 @@ func (c *coordTalk) first(now time.Time, id callID) bool {
 	return !seen
 }
 
-func (c *coordTalk) ack(h msgHead) { c.transmit(msgAck, &ackMsg{h.counter}, 0) }
+func (c *coordTalk) ack(h msgHead) { c.transmit(msgAck, &ackMsg{h.counter}, 0, 0) }
