@@ -333,7 +333,7 @@ func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg,
 		near = nil
 	}
 	if old != nil {
-		return n.awaitPath(ctx, dev, old)
+		return n.awaitPath(ctx, dev, said, old)
 	}
 	if near == nil {
 		near = n.attempt(ctx, dev, q)
@@ -457,24 +457,28 @@ func (n *node) startLink(l *link) {
 }
 
 // awaitPath waits for a path of a link that there is already.
-func (n *node) awaitPath(ctx context.Context, dev signedDevice, l *link) (*link, error) {
+func (n *node) awaitPath(ctx context.Context, dev signedDevice, said chan introduction, l *link) (*link, error) {
+	waits, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	n.spawn(func() { giveUpSilent(waits, stop, said, dev.name) })
 	for {
 		n.mu.Lock()
-		up, changed := l.proc.finder.best != nil, n.changed
+		up, changed, no := l.proc.finder.best != nil, n.changed, noPathError(l.proc.finder, ctx.Err())
 		n.mu.Unlock()
-		switch {
+		switch cause := context.Cause(waits); {
 		case l.conn.Context().Err() != nil:
 			return n.dial(ctx, dev)
 		case up:
 			return l, nil
+		case codeOf(cause) == "silent":
+			return nil, cause
+		case cause != nil:
+			return nil, no
 		}
 		select {
 		case <-changed:
 		case <-l.conn.Context().Done():
-		case <-ctx.Done():
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			return nil, noPathError(l.proc.finder, ctx.Err())
+		case <-waits.Done():
 		}
 	}
 }

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// A memPacketConn is one end of a network in memory, for a bubble.
+type memPacketConn struct {
+	net.PacketConn
+	at      *net.UDPAddr
+	in, out chan []byte
+	peer    *net.UDPAddr
+	done    chan struct{}
+	close   func()
+}
+
+func newMemPackets() (a, b *memPacketConn) {
+	end := func(port int) *memPacketConn {
+		c := &memPacketConn{at: &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: port}, in: make(chan []byte, 64), done: make(chan struct{})}
+		c.close = sync.OnceFunc(func() { close(c.done) })
+		return c
+	}
+	a, b = end(1), end(2)
+	a.out, b.out, a.peer, b.peer = b.in, a.in, b.at, a.at
+	return a, b
+}
+
+func (c *memPacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	select {
+	case p := <-c.in:
+		return copy(b, p), c.peer, nil
+	case <-c.done:
+		return 0, nil, net.ErrClosed
+	}
+}
+
+func (c *memPacketConn) WriteTo(b []byte, _ net.Addr) (int, error) {
+	select {
+	case c.out <- append([]byte(nil), b...):
+	default:
+	}
+	return len(b), nil
+}
+
+func (c *memPacketConn) LocalAddr() net.Addr             { return c.at }
+func (c *memPacketConn) SetReadDeadline(time.Time) error { c.close(); return nil } // only the end sets one
+func (c *memPacketConn) SetReadBuffer(int) error         { return nil }
+func (c *memPacketConn) SetWriteBuffer(int) error        { return nil }
+func (c *memPacketConn) Close() error                    { c.close(); return nil }
+
+// inMemory calls f with a node that has a link without a path, in a bubble.
+func inMemory(t *testing.T, f func(t *testing.T, n *node, l *link)) {
+	here, there := wireIdentity(t, 1), wireIdentity(t, 2)
+	synctest.Test(t, func(t *testing.T) {
+		any := func(publicKeys) error { return nil }
+		a, b := newMemPackets()
+		near, far := &quic.Transport{Conn: a}, &quic.Transport{Conn: b}
+		defer near.Close()
+		defer far.Close()
+		ln, err := far.Listen(there.tlsConfig(alpnLink, any), linkQUIC(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		conf := here.tlsConfig(alpnLink, any)
+		conf.CurvePreferences = []tls.CurveID{tls.X25519} // quick
+		conn, err := near.Dial(t.Context(), b.at, conf, linkQUIC(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.CloseWithError(0, "")
+		n := &node{changed: make(chan struct{})}
+		n.life, n.stop = context.WithCancel(context.Background())
+		defer n.running.Wait()
+		defer n.stop()
+		l := &link{owner: n, conn: conn, dialed: true, device: "x", proc: &peerProc{finder: &pathFinder{}}}
+		f(t, n, l)
+	})
+}
+
+// setPath gives a link a path, or none.
+func (n *node) setPath(l *link, best *pathTry) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l.proc.finder.best = best
+	n.changedLocked()
+}
+
+// A link that is held waits for its path no longer than a new one would, once
+// the coordinator has said that the device is silent.
+func TestHeldLinkOfASilentDevice(t *testing.T) {
+	for _, comes := range []bool{false, true} {
+		inMemory(t, func(t *testing.T, n *node, l *link) {
+			ctx, stop := context.WithTimeout(t.Context(), connectFor)
+			defer stop()
+			said := make(chan introduction, 1)
+			said <- introduction{refuse: &refuseMsg{reason: refuseSilent}}
+			if comes {
+				n.running.Go(func() {
+					time.Sleep(silentGrace - ms)
+					n.setPath(l, &pathTry{})
+				})
+			}
+			began := time.Now()
+			got, err := n.awaitPath(ctx, signedDevice{name: "attic"}, said, l)
+			switch took := time.Since(began); {
+			case took > silentGrace:
+				t.Errorf("it took %v", took)
+			case comes && (got != l || err != nil), !comes && codeOf(err) != "silent":
+				t.Errorf("path comes %v: %v, %v", comes, got, err)
+			}
+		})
+	}
+}
