@@ -151,7 +151,7 @@ func (c *client) openSSH(ctx context.Context, called string) (*sshPipe, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := l.openSSH(ctx)
+	s, err := n.openSSHOn(ctx, l)
 	if err != nil {
 		return nil, err
 	}

@@ -45,7 +45,74 @@ func (n *node) openSSHByID(ctx context.Context, id deviceID) (*linkStream, error
 	if err != nil {
 		return nil, err
 	}
-	return l.openSSH(ctx)
+	return n.openSSHOn(ctx, l)
+}
+
+// openSSHOn opens a stream to the SSH server at the end of a link. The first
+// Read says why nothing comes, if nothing does.
+func (n *node) openSSHOn(ctx context.Context, l *link) (*linkStream, error) {
+	begun, over := n.beginOn(ctx, l)
+	s, err := l.openSSH(begun)
+	if err != nil {
+		return nil, over(err)
+	}
+	unhook := context.AfterFunc(begun, func() { s.CancelRead(0) })
+	s.first = func(err error) error {
+		unhook()
+		return over(err)
+	}
+	return s, nil
+}
+
+// beginOn watches a link, which may have died a moment ago, until what begins
+// on it is answered: begun ends when it will not be. over is to be called then,
+// or with the error that came instead, and says why.
+func (n *node) beginOn(ctx context.Context, l *link) (begun context.Context, over func(error) error) {
+	begun, stop := context.WithCancelCause(ctx)
+	n.spawn(func() { n.awaitAnswer(begun, stop, l) })
+	return begun, func(err error) error {
+		if cause := context.Cause(begun); err != nil && cause != nil {
+			err = cause
+		}
+		stop(nil)
+		if codeOf(err) == "replaced" {
+			return withHint(err, "run the same again")
+		}
+		return err
+	}
+}
+
+// awaitAnswer ends what has begun on a link: with what connect says once the
+// path is lost and not found again, or when nothing has come for connectFor.
+func (n *node) awaitAnswer(ctx context.Context, stop context.CancelCauseFunc, l *link) {
+	patience := time.NewTimer(connectFor)
+	defer patience.Stop()
+	for l.conn.Context().Err() == nil { // else the stream says why
+		n.mu.Lock()
+		best, changed := l.proc.finder.best, n.changed
+		n.mu.Unlock()
+		if best == nil {
+			again, err := n.linkByID(ctx, l.device)
+			if err == nil && again != l {
+				err = coded("replaced", "%s", linkCodeTexts["replaced"])
+			}
+			if err != nil {
+				stop(err)
+				return
+			}
+			patience.Reset(connectFor)
+			continue
+		}
+		select {
+		case <-changed:
+		case <-l.conn.Context().Done():
+		case <-patience.C:
+			stop(withHint(fmt.Errorf("a path is open, but nothing has come by it within %v", connectFor),
+				"is that machine overloaded? try again in a minute"))
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // connect returns a link to the device that has a path, or says why there is
@@ -104,6 +171,9 @@ func (n *node) runDial(d *dialing, dev signedDevice) {
 	defer stop()
 	d.link, d.err = n.dial(ctx, dev)
 	n.mu.Lock()
+	if l := n.linkToLocked(dev.id); d.err != nil && l != nil { // its path was found meanwhile
+		d.link, d.err = l, nil
+	}
 	delete(n.dials, dev.id)
 	n.mu.Unlock()
 	close(d.done)

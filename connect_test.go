@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -118,5 +120,67 @@ func TestHeldLinkOfASilentDevice(t *testing.T) {
 				t.Errorf("path comes %v: %v, %v", comes, got, err)
 			}
 		})
+	}
+}
+
+// What begins on a link whose path is open, and is not answered, ends in the time
+// that a new link would have had, and says so.
+func TestBegunAndNotAnswered(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *node, l *link) {
+		n.setPath(l, &pathTry{})
+		began := time.Now()
+		begun, over := n.beginOn(t.Context(), l)
+		err := l.echo(begun)
+		if took := time.Since(began); took != connectFor || err != context.Cause(begun) || err != over(io.EOF) ||
+			!strings.HasPrefix(err.Error(), "a path is open") || hintOf(err) == "" {
+			t.Errorf("after %v: %v", took, err)
+		}
+		if begun, over = n.beginOn(t.Context(), l); over(nil) != nil || begun.Err() == nil {
+			t.Error("what was answered is watched on")
+		}
+	})
+}
+
+// A device dies, or is out of reach for a moment, and a verb begins on the link
+// to it: it hears what connect says, and goes on when the path is there again.
+func TestBegunOnADeadLink(t *testing.T) {
+	w := newLiveWorld(t)
+	n, id := w.link.owner.(*node), w.attic.id.keys.deviceID()
+	ctx, stop := context.WithTimeout(t.Context(), connectFor)
+	defer stop()
+	begin := func() *linkStream { // and have the path lost: what is sent stays unanswered
+		s, err := n.openSSHByID(ctx, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		waitUntil(t, func() bool {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			best := w.link.proc.finder.best
+			if best != nil && best.missed > 0 {
+				best.missed = deadAfter // without the wait
+			}
+			return best == nil
+		})
+		return s
+	}
+	first := make([]byte, 8)
+	w.node.mu.Lock() // the device's process stands still
+	s := begin()
+	w.node.mu.Unlock()
+	if _, err := io.ReadFull(s, first); string(first) != "SSH-2.0-" {
+		t.Errorf("a path that was lost for a moment: %q, %v", first, err)
+	}
+	waitUntil(t, func() bool { // its words may come before our path is proved
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return w.link.proc.finder.best != nil && len(n.dials) == 0
+	})
+	w.node.mu.Lock()
+	defer w.node.mu.Unlock()
+	w.node.talk.leave()
+	if k, err := begin().Read(first); k > 0 || codeOf(err) != "offline" {
+		t.Errorf("a device that is gone: %q, %v", first[:k], err)
 	}
 }

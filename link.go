@@ -385,10 +385,11 @@ func (l *link) askControl(ctx context.Context, request byte, b []byte) error {
 	defer s.CancelRead(0)
 	stop := context.AfterFunc(ctx, func() { s.CancelRead(0) })
 	defer stop()
-	if _, err := io.ReadFull(s, b); err != nil {
-		return linkErrorOf(err)
+	_, err = io.ReadFull(s, b)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	return nil
+	return linkErrorOf(err)
 }
 
 // setToken takes a token that has just come, and was used so often since; ttl 0

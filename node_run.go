@@ -160,7 +160,11 @@ func (n *node) loop(ctx context.Context) {
 		if n.nat.due(now, n.talk.known(now)) {
 			n.nat.start(now, false)
 		}
+		before := n.pathsLocked()
 		next := earlier(n.talk.tick(now), n.peers.tick(now))
+		if n.pathsLocked() != before {
+			n.changedLocked()
+		}
 		next = earlier(next, n.tickLinksLocked(now))
 		next = earlier(next, n.tickNotesLocked(now))
 		n.mu.Unlock()

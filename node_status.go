@@ -121,10 +121,9 @@ func (n *node) pingDevice(ctx context.Context, id deviceID) (*pingResult, error)
 	if err != nil {
 		return nil, err
 	}
-	ctx, stop := context.WithTimeout(ctx, connectFor)
-	defer stop()
+	begun, over := n.beginOn(ctx, l)
 	began := time.Now()
-	if err := l.echo(ctx); err != nil {
+	if err := over(l.echo(begun)); err != nil {
 		return nil, err
 	}
 	rtt := time.Since(began)

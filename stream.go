@@ -123,6 +123,8 @@ type linkStream struct {
 	local, remote net.Addr
 	failed        func(error) // called with what ends a Read, but for the end; may be nil
 	done          func()      // called by every Close; may be nil
+
+	first func(error) error // has the last word on the error of the first Read; nil after it
 }
 
 func (c *linkStream) LocalAddr() net.Addr  { return c.local }
@@ -135,6 +137,9 @@ func (c *linkStream) Read(b []byte) (int, error) {
 		if c.failed != nil {
 			c.failed(err)
 		}
+	}
+	if first := c.first; first != nil {
+		c.first, err = nil, first(err)
 	}
 	return n, err
 }
