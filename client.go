@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"slices"
@@ -65,33 +66,51 @@ func (c *client) ownNode(ctx context.Context) (*node, error) {
 	return n, err
 }
 
-// find looks a device up in the log. A name that is not there may be newer
-// than our copy, or wait for a signature: the coordinator is asked then.
-func (c *client) find(ctx context.Context, called string) (signedDevice, error) {
+// find looks a device up in the log, for a verb that needs this machine to have
+// role; "": for a link alone. What speaks against it, here or there, may have
+// changed since our copy: the coordinator is asked then.
+func (c *client) find(ctx context.Context, called, role string) (signedDevice, error) {
 	c.trust.refresh()
-	dev, err := findDevice(c.trust.state(), called)
-	if codeOf(err) != "unknown-device" {
-		return dev, err
-	}
-	waiting, askErr := c.askCoordinator(ctx, called)
-	if dev, again := findDevice(c.trust.state(), called); again == nil {
+	dev, self, err := c.look(called, role)
+	if self == nil && err == nil {
 		return dev, nil
 	}
-	switch {
-	case waiting:
-		return dev, withHint(coded("unsigned", "not signed yet"), "sign it with: sessio trust sign %s", called)
-	case askErr != nil:
+	asked, waiting, askErr := c.askCoordinator(ctx, called)
+	if askErr != nil {
 		c.logf(1, "asking the coordinator for %s: %v", called, askErr)
+	}
+	dev, self, err = c.look(called, role)
+	switch {
+	case self != nil && (asked || codeOf(self) == "revoked"): // else the device may know better
+		return dev, self
+	case waiting && codeOf(err) == "unknown-device":
+		return dev, withHint(coded("unsigned", "not signed yet"), "sign it with: sessio trust sign %s", called)
+	case err != nil && !asked && codeOf(err) != "revoked":
+		return dev, fmt.Errorf("%w, as far as is known here: %v", err, askErr)
 	}
 	return dev, err
 }
 
-// askCoordinator fetches what the log lacks and reports whether a device of
-// that name waits for a signature.
-func (c *client) askCoordinator(ctx context.Context, called string) (waiting bool, err error) {
+// look is find in our copy of the log. self is what speaks against this machine.
+func (c *client) look(called, role string) (dev signedDevice, self, err error) {
+	st, now := c.trust.state(), c.trust.now()
+	self = selfError(st, c.id.keys.deviceID(), role, now)
+	if dev, err = findDevice(st, called); err == nil {
+		err = entryError(dev, now)
+	}
+	if role == "" && codeOf(err) == "role" {
+		err = nil
+	}
+	return dev, self, err
+}
+
+// askCoordinator fetches what the log lacks. It reports whether the coordinator
+// was there, and whether a device of that name waits for a signature.
+func (c *client) askCoordinator(ctx context.Context, called string) (asked, waiting bool, err error) {
 	ctx, stop := context.WithTimeout(ctx, 3*time.Second)
 	defer stop()
 	err = c.withCoord(ctx, func(cc *coordClient) error {
+		asked = true
 		if err := fetchInto(ctx, cc, c.trust); err != nil {
 			return err
 		}
@@ -102,7 +121,7 @@ func (c *client) askCoordinator(ctx context.Context, called string) (waiting boo
 		})
 		return err
 	})
-	return waiting, err
+	return asked, waiting, err
 }
 
 // withCoord runs f with a connection to the account's coordinator, from a
@@ -130,11 +149,8 @@ func withCoordAt(ctx context.Context, id *identity, hostport string, want coordI
 
 // openSSH is the sshOpener of the verbs.
 func (c *client) openSSH(ctx context.Context, called string) (*sshPipe, error) {
-	dev, err := c.find(ctx, called)
+	dev, err := c.find(ctx, called, "client")
 	if err != nil {
-		return nil, err
-	}
-	if err := entryError(dev, c.trust.now()); err != nil {
 		return nil, err
 	}
 	p := &sshPipe{hostKey: dev.keys.sshKey(), userKey: c.id.sshSigner(), users: dev.users, name: dev.name}

@@ -416,7 +416,7 @@ func pingVerb() verb {
 const pingGap = time.Second
 
 func (c *client) pingTimes(ctx context.Context, p *program, called string, count int, asJSON bool) error {
-	dev, err := c.find(ctx, called)
+	dev, err := c.find(ctx, called, "")
 	if err != nil {
 		return dialError(ctx, called, err)
 	}

@@ -62,9 +62,33 @@ func entryError(dev signedDevice, now time.Time) error {
 	}
 	switch {
 	case !dev.hasRole("server"):
-		return withHint(coded("role", "is a pure client, nobody can enter it"), "its owner can change that with: sessio trust update")
+		return withHint(coded("role", "is a pure client, nobody can enter it"), "its owner can change that with: sessio trust update -roles server,client %s", dev.name)
 	case dev.expired(now):
-		return withHint(coded("expired", "its signature was good until %s", stmtDate(dev.expires)), "its owner can sign it for longer with: sessio trust update")
+		return withHint(coded("expired", "its signature was good until %s", stmtDate(dev.expires)), "its owner can sign it for longer with: sessio trust update -device-expires 8760h %s", dev.name)
+	}
+	return nil
+}
+
+// selfError says why this machine should not come to others now: it needs role,
+// or any where that is "".
+func selfError(st *trustState, id deviceID, role string, now time.Time) error {
+	var dev signedDevice
+	known := false
+	if st != nil {
+		dev, known = st.device(id)
+	}
+	switch {
+	case !known:
+		return withHint(coded("unsigned", "this machine is not signed yet"), "on a machine that can sign, run: sessio trust sign %s", id)
+	case dev.revoked && st.suspended(id):
+		return fmt.Errorf("this machine is %w", goneError(st, dev))
+	case dev.revoked:
+		return withHint(coded("revoked", "this machine is revoked (%s)", dev.reason), "enrol it with a new identity: another -dir, and a ticket")
+	case dev.expired(now):
+		return withHint(coded("expired", "this machine's signature was good until %s", stmtDate(dev.expires)),
+			"on a machine that can sign, run: sessio trust update -device-expires 8760h %s", dev.name)
+	case role != "" && !dev.hasRole(role):
+		return withHint(coded("role", "this machine is not signed as a %s", role), "on a machine that can sign, run: sessio trust update -roles server,client %s", dev.name)
 	}
 	return nil
 }
