@@ -27,7 +27,7 @@ type statusSelf struct {
 	Name    string   `json:"name,omitempty"`
 	Device  string   `json:"device"`
 	Account string   `json:"account"`
-	State   string   `json:"state"` // signed, unsigned, revoked
+	State   string   `json:"state"` // signed, unsigned, expired, revoked
 	Roles   []string `json:"roles,omitempty"`
 	Seq     uint64   `json:"seq"`
 	Head    string   `json:"head"` // words
@@ -52,7 +52,8 @@ type statusDevice struct {
 	LastSeen *time.Time `json:"last_seen,omitempty"`
 	Roles    []string   `json:"roles,omitempty"`
 	Users    []string   `json:"users,omitempty"`
-	Signed   bool       `json:"signed"`
+	Signed   bool       `json:"signed"` // and good still
+	Expired  bool       `json:"expired,omitempty"`
 	Expires  *time.Time `json:"expires,omitempty"`
 	Self     bool       `json:"self,omitempty"`
 	Version  string     `json:"version,omitempty"`
@@ -155,8 +156,11 @@ func (c *client) selfStatus(acct acctID, running bool) statusSelf {
 		Seq: st.seq(), Head: headWords(st.head()), Running: running}
 	if dev, ok := st.device(c.id.keys.deviceID()); ok {
 		s.Name, s.Roles, s.State = dev.name, dev.roles, "signed"
-		if dev.revoked {
+		switch {
+		case dev.revoked:
 			s.State = "revoked"
+		case dev.expired(c.trust.now()):
+			s.State = "expired"
 		}
 	}
 	return s
@@ -164,10 +168,10 @@ func (c *client) selfStatus(acct acctID, running bool) statusSelf {
 
 func (c *client) deviceStatuses(now time.Time, seen map[deviceID]deviceSeen, waiting []pendingJoin) (out []statusDevice) {
 	for _, dev := range c.trust.state().devices() {
-		d := statusDevice{Type: "device", Name: dev.name, Device: string(dev.id), Roles: dev.roles, Users: dev.users, Signed: true, Self: dev.id == c.id.keys.deviceID()}
+		d := statusDevice{Type: "device", Name: dev.name, Device: string(dev.id), Roles: dev.roles, Users: dev.users, Signed: !dev.expired(c.trust.now()), Self: dev.id == c.id.keys.deviceID()}
 		if dev.expires != 0 {
 			until := time.Unix(dev.expires, 0).UTC()
-			d.Expires = &until
+			d.Expires, d.Expired = &until, !d.Signed
 		}
 		if m, ok := seen[dev.id]; ok {
 			d.see(now, m.status)
@@ -290,12 +294,12 @@ func dash(s string) string {
 
 func (d statusDevice) signedText(now time.Time) string {
 	switch {
+	case d.Expired:
+		return "expired"
 	case !d.Signed:
 		return "waiting"
 	case d.Expires == nil:
 		return "yes"
-	case !now.Before(*d.Expires):
-		return "expired"
 	}
 	return sayDuration(d.Expires.Sub(now)) + " left"
 }
