@@ -169,7 +169,7 @@ func (c *coordinator) word(cfg coordConfig) (coordWord, error) {
 func coordHost(cfg coordConfig) (string, error) {
 	if cfg.url != "" {
 		u, err := url.Parse(cfg.url)
-		if err != nil || u.Hostname() == "" {
+		if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
 			return "", usageError("-url %q is not of the form https://HOST", cfg.url)
 		}
 		return u.Hostname(), nil
