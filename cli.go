@@ -119,6 +119,11 @@ func (v *verb) runVerb(ctx context.Context, p *program, args []string) error {
 		err = run(ctx, p, o)
 	}
 	if exitStatus(err) == 2 && hintOf(err) == "" {
+		word, _, _ := strings.Cut(err.Error(), " ")
+		if fl := f.Lookup(strings.TrimPrefix(word, "-")); fl != nil && word[0] == '-' {
+			value, text := flag.UnquoteUsage(fl)
+			return withHint(err, "%s: %s", strings.TrimSpace(word+" "+value), text)
+		}
 		err = withHint(err, "usage: sessio %s", strings.TrimSpace(v.name+" "+v.usage))
 	}
 	return err
@@ -130,7 +135,7 @@ func (v *verb) parse(f *flag.FlagSet, args []string) (o operands, err error) {
 	for {
 		args = apart(f, args)
 		if err := f.Parse(args); err != nil {
-			return o, flagError(err)
+			return o, flagError(f, err)
 		}
 		rest := f.Args()
 		switch read := len(args) - len(rest); {
@@ -186,13 +191,24 @@ func hasDashes(args []string) bool {
 }
 
 // flagError makes wrong usage of what package flag says.
-func flagError(err error) error {
+func flagError(f *flag.FlagSet, err error) error {
 	if errors.Is(err, flag.ErrHelp) {
 		return err
 	}
 	text := err.Error()
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: "); ok {
 		return usageError("there is no flag %s", name)
+	}
+	if bad, ok := strings.CutSuffix(text, ": parse error"); ok {
+		want := "a whole number"
+		if fl := f.Lookup(bad[strings.LastIndex(bad, " -")+2:]); fl != nil && isBoolFlag(fl) {
+			want = "true or false"
+		} else if v, ok := fl.Value.(flag.Getter); ok {
+			if _, ok := v.Get().(time.Duration); ok {
+				want = "a length of time such as 90m or 8760h"
+			}
+		}
+		return usageError("%s: not %s", bad, want)
 	}
 	return usageError("%s", text)
 }

@@ -66,6 +66,9 @@ func serviceArgs(dir string, named bool, after []string) (args []string, state s
 	if len(after) == 0 {
 		return []string{"-" + roleDevice, "-dir", dir}, dir, nil
 	}
+	if !strings.HasPrefix(after[0], "-") {
+		return nil, "", withHint(usageError("%q stands behind --, where only a role and its flags may", after[0]), "as in: sessio install -- -coordinator -udp :7722")
+	}
 	r, err := parseRoles(after)
 	if err != nil {
 		return nil, "", err

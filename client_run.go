@@ -38,10 +38,10 @@ func runVerb() verb {
 		setup: func(f *flag.FlagSet) verbRun {
 			user := loginFlag(f)
 			tty := f.Bool("t", false, "run it on a terminal")
-			jobs := f.Int("j", 0, "`devices` at once (default 16)")
+			jobs := f.Int("j", defaultJobs, "`devices` at once (default 16)")
 			return onDevice(f, func(o operands) (runArgs, error) {
 				devices, line, err := parseRunOperands(o.before, o.after, o.dashed)
-				if err == nil && *jobs < 0 {
+				if err == nil && *jobs < 1 {
 					err = usageError("-j %d: at least 1", *jobs)
 				}
 				return runArgs{devices, line, *tty, *jobs, *user}, err

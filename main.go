@@ -45,6 +45,9 @@ func (p *program) run(ctx context.Context, args []string) error {
 		_, err := p.out.WriteString(helpText())
 		return err
 	}
+	if args[0] == "-version" || args[0] == "--version" {
+		return withHint(usageError("there is no flag %s", args[0]), "sessio version says which program this is")
+	}
 	if strings.HasPrefix(args[0], "-") {
 		return p.runRoles(ctx, args)
 	}
@@ -55,12 +58,19 @@ func (p *program) run(ctx context.Context, args []string) error {
 		p.endPage(err)
 		return err
 	}
-	if group := verbsUnder(table, args[0]); len(group) > 0 {
-		if len(args) > 1 && isHelpFlag(args[1]) {
+	for n := len(args); n > 0; n-- {
+		words := strings.Join(args[:n], " ")
+		switch group := verbsUnder(table, words); {
+		case len(group) == 0:
+			continue
+		case n < len(args) && isHelpFlag(args[n]):
 			_, err := p.out.WriteString(verbList(group))
 			return err
+		case n == len(args) || strings.HasPrefix(args[n], "-"):
+			return withHint(usageError("%s needs one more word", words), "one of: %s", verbNames(group))
+		default:
+			return withHint(usageError("there is no verb %q", words+" "+args[n]), "one of: %s", verbNames(group))
 		}
-		return withHint(usageError("%s needs one more word", args[0]), "one of: %s", verbNames(group))
 	}
 	return unknownVerb(table, args[0])
 }
