@@ -210,6 +210,8 @@ func (n *node) tickLinksLocked(now time.Time) (next time.Time) {
 const expiryLook = time.Minute
 
 // expireLocked ends a link when the signature of either end is good no longer.
+// Ours may have been renewed: where we have dialled, the first exchange of the
+// log may bring that, and until then the device judges us by its own log.
 func (n *node) expireLocked(now time.Time, l *link) (next time.Time) {
 	for _, id := range []deviceID{l.device, n.id.keys.deviceID()} {
 		dev, ok := n.deviceOf(id)
@@ -217,13 +219,28 @@ func (n *node) expireLocked(now time.Time, l *link) (next time.Time) {
 			continue
 		}
 		today := n.trust.now()
-		if dev.expired(today) {
+		switch {
+		case !dev.expired(today):
+		case id != l.device && l.dialed && !l.exchanged() && now.Sub(l.opened) < headWait:
+			next = earlier(next, now.Add(100*ms))
+			continue
+		default:
 			n.endLinkLocked(l, "expired")
 			return next
 		}
 		next = earlier(next, now.Add(min(time.Unix(dev.expires, 0).Sub(today), expiryLook)))
 	}
 	return next
+}
+
+// exchanged reports whether the first exchange of the log is over.
+func (l *link) exchanged() bool {
+	select {
+	case <-l.known:
+		return true
+	default:
+		return false
+	}
 }
 
 // recallAfter is how long the two ends of a link may look for each other before

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,8 +79,8 @@ var linkCodeTexts = map[string]string{
 	"key-mismatch":   "the peer is not the machine that was introduced",
 	"unknown-device": "not in the account's log",
 	"revoked":        "revoked",
-	"expired":        "its signature has expired",
-	"role":           "its role does not allow this",
+	"expired":        "the signature of this machine or of the device has expired",
+	"role":           "the role of this machine or of the device does not allow this",
 	"token-unknown":  "the device does not know this session",
 	"token-expired":  "the session has expired",
 	"token-revoked":  "the session was revoked",
@@ -104,16 +105,24 @@ func linkCode(code string) uint64 {
 // linkErrorOf turns what ended a stream or a link into an error with a code.
 func linkErrorOf(err error) error {
 	var n uint64
+	remote := true
 	if se := (*quic.StreamError)(nil); errors.As(err, &se) && se.Remote {
 		n = uint64(se.ErrorCode)
 	} else if ae := (*quic.ApplicationError)(nil); errors.As(err, &ae) {
-		n = uint64(ae.ErrorCode)
+		n, remote = uint64(ae.ErrorCode), ae.Remote
 	}
 	if n == 0 || n >= uint64(len(linkCodes)) {
 		return err
 	}
 	code := linkCodes[n]
-	return coded(code, "%s", linkCodeTexts[code])
+	err = coded(code, "%s", linkCodeTexts[code])
+	if remote && code == "revoked" {
+		err = coded(code, "this machine is revoked")
+	}
+	if slices.Contains([]string{"denied", "revoked", "expired", "role"}, code) {
+		err = withHint(err, "sessio status says what this machine and the device are signed for")
+	}
+	return err
 }
 
 // A linkStream is a QUIC stream as net.Conn. Its addresses are those of the
