@@ -88,12 +88,17 @@ func (s *sshServer) tellRefused(c *sshConnection, err error) {
 }
 
 // guardLogin counts tries and failures, and lets a login succeed only where the
-// user has room for one more connection: refused by the method, it is refused
-// with a reason that stock clients show.
-func (c *sshConnection) guardLogin(conf *ssh.ServerConfig) {
+// user has room for one more connection. Otherwise the connection ends, with a
+// reason that stock clients show: left to go on they would try passwords, and
+// be banned for those.
+func (c *sshConnection) guardLogin(auth *sshAuth, conf *ssh.ServerConfig) {
 	in := func(m ssh.ConnMetadata, perms *ssh.Permissions, err error) (*ssh.Permissions, error) {
 		if err == nil {
 			err = c.takePlace(m.User())
+			if err != nil {
+				auth.pre.SendAuthBanner(sayWhy(err))
+				auth.end(err)
+			}
 		}
 		if err != nil {
 			return nil, err
@@ -181,7 +186,7 @@ func (c *sshConnection) takePlace(user string) error {
 	c.srv.mu.Unlock()
 	if full {
 		c.audit(auditAuthRateLimited, auditDenied, auditEvent{user: user, details: errUserFull.Error()})
-		return tellWhy(errUserFull)
+		return errUserFull
 	}
 	return nil
 }

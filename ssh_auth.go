@@ -217,11 +217,15 @@ func tellWhy(err error) error {
 	if err == nil {
 		return nil
 	}
+	return &ssh.BannerError{Err: err, Message: sayWhy(err)}
+}
+
+func sayWhy(err error) string {
 	code, text := codeOf(err), err.Error()
 	if code == "" || code == "unknown-device" {
 		code, text = "denied", "the login is denied"
 	}
-	return &ssh.BannerError{Err: err, Message: fmt.Sprintf("sessio: %s (%s)\r\n", text, code)}
+	return fmt.Sprintf("sessio: %s (%s)\r\n", text, code)
 }
 
 // letIn is the one door: all logins are made here.

@@ -231,7 +231,7 @@ func TestSSHWrongPasswordsBan(t *testing.T) {
 			return nil, err
 		}}
 		conf.AddHostKey(c.hostKeys[0])
-		c.guardLogin(conf)
+		c.guardLogin(new(sshAuth), conf)
 		go func() {
 			ssh.NewClientConn(client, "h", &ssh.ClientConfig{User: "root", HostKeyCallback: ssh.InsecureIgnoreHostKey(), Auth: []ssh.AuthMethod{ssh.Password("x")}})
 			client.Close()
@@ -323,13 +323,16 @@ func TestSSHPortFloodBeforeLogin(t *testing.T) {
 }
 
 func TestSSHPortSessionsOfAUser(t *testing.T) {
-	p := startPort(t, func(c *serverConfig) { c.maxSessionsPerUser = 2 })
+	p := startPort(t, func(c *serverConfig) {
+		c.maxSessionsPerUser, c.maxAuthAttempts = 2, 1
+		c.methods = []string{"publickey", "password"}
+	})
 	first := p.mustLogin("127.0.0.1")
 	p.mustLogin("127.0.0.1")
-	said := ""
-	_, err := p.login("127.0.0.1", &ssh.ClientConfig{BannerCallback: func(m string) error { said = m; return nil }})
-	if err == nil || !strings.Contains(said, "max_sessions_per_user") {
-		t.Errorf("%v, banner %q", err, said)
+	// A client that is told of failure tries passwords, empty ones without a terminal.
+	said, _ := p.ssh("-v", "h", "true").CombinedOutput()
+	if !strings.Contains(string(said), "max_sessions_per_user") || strings.Count(string(said), "Authentications that can continue") != 1 {
+		t.Errorf("%s", said)
 	}
 	if len(p.srv.bans()) != 0 {
 		t.Error("that is no failure")

@@ -141,13 +141,17 @@ func (c *sshConnection) handshake(w *sshWire) (*ssh.ServerConn, <-chan ssh.NewCh
 		policy.hostKey = c.hostKeys[0]
 	}
 	policy.onAuthFailure = c.authFailed
-	auth := &sshAuth{sshPolicy: &policy, ctx: c.ctx, end: c.end, linkKey: c.linkKey, from: c.from}
+	end := func(cause error) { // nothing follows: not that another method may be tried
+		c.end(cause)
+		w.Close()
+	}
+	auth := &sshAuth{sshPolicy: &policy, ctx: c.ctx, end: end, linkKey: c.linkKey, from: c.from}
 	conf := auth.serverConfig()
 	for _, k := range c.hostKeys {
 		conf.AddHostKey(k)
 	}
 	conf.BannerCallback = c.banner
-	c.guardLogin(conf)
+	c.guardLogin(auth, conf)
 	sc, chans, reqs, err := ssh.NewServerConn(w, conf)
 	if err != nil {
 		auth.finish(nil, err)
