@@ -134,6 +134,9 @@ func TestSSHAuditRefused(t *testing.T) {
 	cl.Close()
 	if _, err := d.dial(ssh.PublicKeys(sshdSigner(t, sshdKey(t)))); err == nil {
 		t.Error("a stranger")
+	if _, err := cl.Listen("tcp", "127.0.0.1:7"); err == nil {
+		t.Error("a listener")
+	}
 	}
 	d.srv.closeAll(0)
 	audit.close()
@@ -144,8 +147,9 @@ func TestSSHAuditRefused(t *testing.T) {
 	all := strings.Join(got, "\n") + "\n"
 	for _, want := range []string{
 		"command_executed forced command: exit 0; asked for: exec: rm -rf /\n",
-		"forward_denied direct-tcpip : switched off here: forward.local\n",
-		"auth_failure publickey: ",
+		"forward_denied direct-tcpip 127.0.0.1:1: switched off here: forward.local\n",
+		"forward_denied tcpip-forward 127.0.0.1:7: switched off here: forward.remote\n",
+		"auth_failure publickey: " + ssh.FingerprintSHA256(stranger.PublicKey()) + ": neither the log nor ",
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in %q", want, all)

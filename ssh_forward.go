@@ -90,6 +90,29 @@ func (m directTCPMsg) address() (addr string, ok bool) {
 	return net.JoinHostPort(host, strconv.Itoa(int(m.Port))), true
 }
 
+// forwardTarget is what a message of that kind is about, as far as it can be
+// read.
+func forwardTarget(kind string, payload []byte) string {
+	var tcp directTCPMsg
+	var path directUnixMsg
+	switch kind {
+	case directTCP:
+		ssh.Unmarshal(payload, &tcp)
+	case listenTCP:
+		var m listenMsg
+		ssh.Unmarshal(payload, &m)
+		tcp.Host, tcp.Port = m.Addr, m.Port
+	case directUnix:
+		ssh.Unmarshal(payload, &path)
+		return path.Path
+	default:
+		var m listenUnixMsg
+		ssh.Unmarshal(payload, &m)
+		return m.Path
+	}
+	return net.JoinHostPort(tcp.Host, strconv.Itoa(int(tcp.Port)))
+}
+
 // forward dials, answers the open with the outcome, and copies.
 func (c *sshConnection) forward(nc ssh.NewChannel) {
 	ctx, stop := context.WithTimeout(c.ctx, forwardDialTimeout)

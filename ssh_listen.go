@@ -82,7 +82,7 @@ func (c *sshConnection) answerGlobals(reqs <-chan *ssh.Request) {
 		}
 		if err != nil {
 			c.logf("%s refused: %v", req.Type, err)
-			c.auditForward(req.Type, "", err)
+			c.auditForward(req.Type, forwardTarget(req.Type, req.Payload), err)
 		}
 		if req.WantReply {
 			req.Reply(ok, payload)

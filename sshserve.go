@@ -351,7 +351,7 @@ func (c *sshConnection) channel(nc ssh.NewChannel) {
 	if reason, text := c.admit(nc.ChannelType()); text != "" {
 		c.logf("channel %.40q refused: %s", nc.ChannelType(), text)
 		if reason == ssh.Prohibited && nc.ChannelType() != "session" {
-			c.auditForward(nc.ChannelType(), "", errors.New(text))
+			c.auditForward(nc.ChannelType(), forwardTarget(nc.ChannelType(), nc.ExtraData()), errors.New(text))
 		}
 		nc.Reject(reason, text)
 		return
