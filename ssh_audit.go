@@ -7,7 +7,6 @@ package main
 // terminal, a pipe or a forward, and no password.
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 )
@@ -43,7 +42,7 @@ func (c *sshConnection) auditEnd() {
 	sum := in + out
 	e := auditEvent{bytes: &sum, details: fmt.Sprintf("%d bytes in, %d out", in, out)}
 	result := auditSuccess
-	cause := context.Cause(c.ctx)
+	cause := c.cause()
 	if c.flood.tripped() {
 		cause = errFlood
 		c.audit(auditSuspicious, auditDenied, auditEvent{details: errFlood.Error()})

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -10,7 +11,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/quic-go/quic-go"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -131,12 +134,13 @@ func TestSSHAuditRefused(t *testing.T) {
 	if _, err := cl.Dial("tcp", "127.0.0.1:1"); err == nil {
 		t.Error("a forward")
 	}
-	cl.Close()
-	if _, err := d.dial(ssh.PublicKeys(sshdSigner(t, sshdKey(t)))); err == nil {
-		t.Error("a stranger")
 	if _, err := cl.Listen("tcp", "127.0.0.1:7"); err == nil {
 		t.Error("a listener")
 	}
+	cl.Close()
+	stranger := sshdSigner(t, sshdKey(t))
+	if _, err := d.dial(ssh.PublicKeys(stranger)); err == nil {
+		t.Error("a stranger")
 	}
 	d.srv.closeAll(0)
 	audit.close()
@@ -153,6 +157,25 @@ func TestSSHAuditRefused(t *testing.T) {
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in %q", want, all)
+		}
+	}
+}
+
+// TestSSHAuditEnd: a client that closes its link has left; other ends of a link
+// are errors, and are told in words.
+func TestSSHAuditEnd(t *testing.T) {
+	for code, want := range map[string]string{"closing": "success 0 bytes in, 0 out", "revoked": "error 0 bytes in, 0 out: revoked"} {
+		file := filepath.Join(t.TempDir(), "audit.log")
+		audit, _ := auditTestOpen(t, auditExporter{kind: "file", path: file})
+		ctx, end := context.WithCancelCause(t.Context())
+		c := &sshConnection{ctx: ctx, flood: new(floodGuard), meter: newSSHMeter(&linkStream{}, time.Now()),
+			srv: newSSHServer(sshPolicy{audit: func() *auditLog { return audit }})}
+		end(&quic.ApplicationError{Remote: true, ErrorCode: quic.ApplicationErrorCode(linkCode(code))})
+		c.auditEnd()
+		audit.close()
+		got := auditTestFile(t, file)
+		if len(got) != 1 || got[0].Result+" "+got[0].Details != want {
+			t.Errorf("%s: %+v", code, got)
 		}
 	}
 }

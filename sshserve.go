@@ -84,7 +84,7 @@ func (s *sshServer) serveConn(ctx context.Context, nc net.Conn, c *sshConnection
 	defer context.AfterFunc(ctx, func() { w.Close() })()
 	c.flood = w.flood
 	err := c.loginAndRun(w)
-	switch cause := context.Cause(ctx); {
+	switch cause := c.cause(); {
 	case cause != nil:
 		return cause
 	case w.flood.tripped():
@@ -124,7 +124,7 @@ func (c *sshConnection) loginAndRun(w *sshWire) error {
 	c.run(chans, reqs)
 	stop()
 	watching.Wait()
-	if cause := context.Cause(c.ctx); cause != nil {
+	if cause := c.cause(); cause != nil {
 		c.logf("ended: %v", cause)
 	}
 	c.logf("logged out")
@@ -202,6 +202,16 @@ func (s *sshServer) kill(match func(id, user, token string) bool) (n int) {
 		return errSSHKilled
 	})
 }
+// cause is what ended the connection, nil if its client left: by closing its
+// link, too.
+func (c *sshConnection) cause() error {
+	err := context.Cause(c.ctx)
+	if l, ok := c.meter.Conn.(interface{ cause(error) error }); ok {
+		err = l.cause(err)
+	}
+	return err
+}
+
 
 // endWhere ends the connections for which there is a reason, and says how many.
 func (s *sshServer) endWhere(why func(*sshConnection) error) (n int) {

@@ -139,6 +139,15 @@ type linkStream struct {
 func (c *linkStream) LocalAddr() net.Addr  { return c.local }
 func (c *linkStream) RemoteAddr() net.Addr { return c.remote }
 
+// cause is err, which ended the link, with its code; nil if the other end has
+// closed it as it left.
+func (*linkStream) cause(err error) error {
+	if ae := (*quic.ApplicationError)(nil); errors.As(err, &ae) && ae.Remote && uint64(ae.ErrorCode) == linkCode("closing") {
+		return nil
+	}
+	return linkErrorOf(err)
+}
+
 func (c *linkStream) Read(b []byte) (int, error) {
 	n, err := c.Stream.Read(b)
 	if err != nil && err != io.EOF {
