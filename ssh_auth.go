@@ -167,9 +167,10 @@ type sshAuth struct {
 	linkKey ssh.PublicKey           // that the link has proved; nil none, and then "none" never succeeds
 	from    netip.Addr
 
-	pre    ssh.ServerPreAuthConn
-	user   string // that a key was offered for last
-	failed int    // real failures
+	pre     ssh.ServerPreAuthConn
+	user    string // that a key was offered for last
+	failed  int    // real failures
+	refused error  // why a key was: the last that is not just unknown, if any
 }
 
 // serverConfig is for one connection.
@@ -239,10 +240,13 @@ func (a *sshAuth) letIn(method string, key ssh.PublicKey, user string, acct osAc
 }
 
 // byKey judges a key that is offered, signs, or is the link's. All three get
-// the same answer, and none leaves a trace here.
+// the same answer, and none acts.
 func (a *sshAuth) byKey(method string, key ssh.PublicKey) (*ssh.Permissions, error) {
 	v, acct, err := a.judgeKey(method, key, a.user, a.from)
 	if err != nil {
+		if a.refused == nil || codeOf(err) != "unknown-device" {
+			a.refused = err
+		}
 		return nil, err
 	}
 	return a.letIn(method, key, a.user, acct, v), nil
@@ -277,18 +281,14 @@ func (p *sshPolicy) judgeKey(method string, key ssh.PublicKey, user string, from
 	if isCert {
 		q.key = cert
 	}
-	lines, fileErr := p.keyLines(user, acct)
-	if fileErr != nil {
-		return v, acct, err
+	path, lines := p.keyLines(user, acct)
+	switch v, err = judgeKeyLines(lines, q); err {
+	case nil:
+		return v, acct, nil
+	case errNoKeyLine:
+		return v, acct, coded("unknown-device", "%s: neither the log nor %s has this key", keyName(q.key, ""), path)
 	}
-	v, lineErr := judgeKeyLines(lines, q)
-	if lineErr == nil || lineErr == errNoKeyLine {
-		if lineErr == nil {
-			err = nil
-		}
-		return v, acct, err
-	}
-	return v, acct, coded("denied", "%s: %w", keyName(q.key, ""), lineErr)
+	return v, acct, coded("denied", "%s: %w", keyName(q.key, ""), err)
 }
 
 // keysPath is the file with the keys of user.
@@ -306,28 +306,26 @@ func (c *serverConfig) keysPath(user, home string) (string, error) {
 	return filepath.Join(home, ".sessio", localKeysFile), nil
 }
 
-// keyLines reads the keys of user. What is wrong with the file is said in the
-// log once, until it changes.
-func (p *sshPolicy) keyLines(user string, acct osAccount) ([]keyLine, error) {
+// keyLines reads the keys of user, where there are any. What is wrong with the
+// file is said in the log once, until it changes.
+func (p *sshPolicy) keyLines(user string, acct osAccount) (path string, lines []keyLine) {
 	path, err := p.config().keysPath(user, acct.home)
 	if err != nil {
-		return nil, err
+		return "a file", nil
 	}
 	text, err := readKeysFile(path, acct.uid)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return path, nil
 	}
-	var lines []keyLine
 	if err == nil {
 		lines, err = parseAuthorizedKeys(text)
 	}
 	if err != nil {
-		err = fmt.Errorf("nothing in %s counts: %w", path, err)
-		p.sayOnce(path, err.Error())
-		return nil, err
+		p.sayOnce(path, fmt.Sprintf("nothing in %s counts: %v", path, err))
+		return path, nil
 	}
 	p.sayOnce(path, badLines(path, lines))
-	return lines, nil
+	return path, lines
 }
 
 // maxBadLines is how many are said, the first ones.

@@ -287,7 +287,7 @@ func TestKeysCertificate(t *testing.T) {
 		{"", "ca", "-n other,USER", "", "[shell exec sftp forward pty] - false"},
 		{"", "ca", "-n other", `principal "USER" not in the set`, ""},
 		{"", "ca", "", "names no principals", ""},
-		{"", "wrong", "-n USER", "no signer", ""},
+		{"", "wrong", "-n USER", "neither the log nor ", ""},
 		{"", "ca", "-n USER -V 20200101:20200102", "expired", ""},
 		{"", "ca", "-n USER -V 20900101:20900102", "not yet valid", ""},
 		{"", "ca", "-n USER -V -1h:+1h", "", "[shell exec sftp forward pty] - false"},
@@ -451,5 +451,36 @@ func TestKeysSecurityKey(t *testing.T) {
 				cl.Close()
 			}
 		}
+	}
+}
+
+// TestKeysRefusedAreTold: the log has who came with which key and why it was
+// refused, whatever else was tried, and the same of a line that went.
+func TestKeysRefusedAreTold(t *testing.T) {
+	k := startKeysTest(t, nil)
+	k.set(func(c *serverConfig) { c.methods = []string{"publickey", "password"} })
+	own := sshdSigner(t, k.key)
+	name := ssh.FingerprintSHA256(own.PublicKey())
+	told := func(want string) {
+		t.Helper()
+		sshdUntil(t, want, func() bool { return strings.Contains(k.logged(), want) })
+	}
+	k.lines(k.own())
+	in := k.mustDial()
+	k.settle(in)
+	k.lines(`from="192.0.2.1" ` + k.own())
+	k.srv.recheck()
+	told("ended: " + name + ": ")
+	if _, err := k.dial(ssh.PublicKeys(own, sshdSigner(t, sshdKey(t))), ssh.Password("wrong")); err == nil {
+		t.Error("in")
+	}
+	told(fmt.Sprintf("ssh login as %q from 127.0.0.1 failed (publickey): %s: ", k.user, name))
+	k.lines("")
+	if _, err := k.dial(ssh.PublicKeys(own)); err == nil {
+		t.Error("in")
+	}
+	told(name + ": neither the log nor " + k.acct.home + "/.sessio/" + localKeysFile + " has this key")
+	if strings.Contains(k.logged(), "no auth passed") {
+		t.Error(k.logged())
 	}
 }

@@ -54,7 +54,8 @@ func (s *sshServer) serve(ctx context.Context, nc net.Conn, linkKey ssh.PublicKe
 // away reads as much as sshd tells.
 func (s *sshServer) servePort(ctx context.Context, nc net.Conn, hostKeys []ssh.Signer) {
 	c := &sshConnection{hostKeys: hostKeys}
-	if err := s.serveConn(ctx, nc, c); err != nil && c.id != "" && c.login == nil {
+	err := s.serveConn(ctx, nc, c)
+	if _, told := err.(toldError); err != nil && !told && c.id != "" && c.login == nil {
 		s.policy.log("ssh %s: %v", nc.RemoteAddr(), err)
 	}
 }
@@ -155,8 +156,17 @@ func (c *sshConnection) handshake(w *sshWire) (*ssh.ServerConn, <-chan ssh.NewCh
 	sc, chans, reqs, err := ssh.NewServerConn(w, conf)
 	if err != nil {
 		auth.finish(nil, err)
-		if auth.failed == 0 && auth.user != "" { // its keys led to nothing
-			c.auditFailed(auth.user, "publickey", err)
+		if why := auth.refused; why != nil && context.Cause(c.ctx) != errUserFull { // its keys led to nothing
+			policy.log("ssh login as %.64q from %s failed (publickey): %v", auth.user, c.from, why)
+			c.auditFailed(auth.user, "publickey", why)
+		}
+		if all := (*ssh.ServerAuthError)(nil); errors.As(err, &all) {
+			switch err = errNoLogin; {
+			case auth.refused != nil:
+				err = toldError{auth.refused}
+			case auth.failed > 0:
+				err = toldError{err}
+			}
 		}
 		return nil, nil, nil, err
 	}
@@ -164,7 +174,13 @@ func (c *sshConnection) handshake(w *sshWire) (*ssh.ServerConn, <-chan ssh.NewCh
 	return sc, chans, reqs, nil
 }
 
-var errSSHGrace = errors.New("not logged in within the grace time")
+var (
+	errSSHGrace = errors.New("not logged in within the grace time")
+	errNoLogin  = errors.New("it left without a login")
+)
+
+// A toldError is in the log already.
+type toldError struct{ error }
 
 // list is the connections, the oldest first; those of user alone if that is
 // named.
@@ -186,6 +202,16 @@ func (s *sshServer) list(user string) (out []sshStatus) {
 	return out
 }
 
+// cause is what ended the connection, nil if its client left: by closing its
+// link, too.
+func (c *sshConnection) cause() error {
+	err := context.Cause(c.ctx)
+	if l, ok := c.meter.Conn.(interface{ cause(error) error }); ok {
+		err = l.cause(err)
+	}
+	return err
+}
+
 var errSSHKilled = errors.New("ended by the owner")
 
 // kill ends the connections that match, by id, login ("" before there is one)
@@ -202,16 +228,6 @@ func (s *sshServer) kill(match func(id, user, token string) bool) (n int) {
 		return errSSHKilled
 	})
 }
-// cause is what ended the connection, nil if its client left: by closing its
-// link, too.
-func (c *sshConnection) cause() error {
-	err := context.Cause(c.ctx)
-	if l, ok := c.meter.Conn.(interface{ cause(error) error }); ok {
-		err = l.cause(err)
-	}
-	return err
-}
-
 
 // endWhere ends the connections for which there is a reason, and says how many.
 func (s *sshServer) endWhere(why func(*sshConnection) error) (n int) {
