@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 
 	"golang.org/x/crypto/ssh"
@@ -40,8 +41,8 @@ func (f *backForward) at(port uint16) string {
 		return f.spec.listen.path
 	}
 	host := backHost(f.spec.listen)
-	if host == "" {
-		host = "*"
+	if a, _ := netip.ParseAddr(host); host == "" || a.IsUnspecified() {
+		host = "localhost" // devices listen on loopback alone
 	}
 	return net.JoinHostPort(host, strconv.Itoa(int(port)))
 }

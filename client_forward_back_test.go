@@ -142,16 +142,16 @@ func TestForwardBackComesAgain(t *testing.T) {
 		return true, nil
 	}
 	addrs, errs, dir := sshcForwardArgs(t, s.peer, 1, sshcForwardSpecs(t, nil, []string{"*:0:h:80"}))
-	if addrs[0] != "*:4711" {
+	if addrs[0] != "localhost:4711" {
 		t.Errorf("printed %q", addrs)
 	}
 	s.peer.cut()
-	sshcUntil(t, func() bool { return strings.Contains(errs.String(), "attic listens on *:4712 now, not on port 4711") })
+	sshcUntil(t, func() bool { return strings.Contains(errs.String(), "attic listens on localhost:4712 now, not on port 4711") })
 	s.peer.cut()
 	sshcUntil(t, func() bool { return strings.Count(errs.String(), "connected to attic again") == 2 })
 	sshcUntil(t, func() bool {
 		list, err := runningForwards(t.Context(), dir)
-		return err == nil && len(list) == 1 && list[0].State == "up" && list[0].Forwards[0].Listen == "*:4712"
+		return err == nil && len(list) == 1 && list[0].State == "up" && list[0].Forwards[0].Listen == "localhost:4712"
 	})
 	mu.Lock()
 	defer mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -107,7 +108,11 @@ func (c *sshConnection) listenTCP(payload []byte) (answer []byte, err error) {
 	}
 	asked := m.Port
 	l := new(sshListener)
-	for _, host := range loopbackFor(m.Addr) {
+	hosts := loopbackFor(m.Addr)
+	if hosts == nil {
+		return nil, fmt.Errorf("listening on %.80q: only on loopback", m.Addr)
+	}
+	for _, host := range hosts {
 		ctx, stop := context.WithTimeout(c.ctx, forwardDialTimeout)
 		g, err := c.ask(ctx, netAsk{netListenTCP, net.JoinHostPort(host, strconv.Itoa(int(m.Port)))})
 		stop()
@@ -132,12 +137,17 @@ func (c *sshConnection) listenTCP(payload []byte) (answer []byte, err error) {
 }
 
 // loopbackFor is where to listen for the address that a client wants: on both
-// families unless it wants one of them, as sshd with GatewayPorts no.
+// families for all addresses and localhost, as sshd with GatewayPorts no. For
+// any other address sshd does that too; who asks for one means it: nowhere.
 func loopbackFor(addr string) []string {
-	if addr == "127.0.0.1" || addr == "::1" {
+	a, _ := netip.ParseAddr(addr)
+	switch {
+	case addr == "", addr == "*", addr == "localhost", a.IsUnspecified():
+		return []string{"127.0.0.1", "::1"}
+	case a.IsLoopback():
 		return []string{addr}
 	}
-	return []string{"127.0.0.1", "::1"}
+	return nil
 }
 
 func (c *sshConnection) listenUnix(payload []byte) error {
