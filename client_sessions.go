@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"slices"
 	"text/tabwriter"
 	"time"
 )
@@ -53,24 +52,30 @@ func sessionsListVerb() verb {
 			return sessionsRun(dir, func(operands) (lendRequest, error) { return lendRequest{Op: "sessions", User: *user}, nil },
 				func(p *program, a lendAnswer) error {
 					if *asJSON {
+						if more := a.Count - len(a.Sessions); more > 0 {
+							p.warn(fmt.Errorf("%d more are not listed", more))
+						}
 						return writeLines(p.out, a.Sessions)
 					}
-					return p.listSessions(a.Sessions)
+					return p.listSessions(a)
 				})
 		}}
 }
 
-func (p *program) listSessions(list []sshStatus) error {
-	if len(list) == 0 {
+func (p *program) listSessions(a lendAnswer) error {
+	if len(a.Sessions) == 0 {
 		_, err := fmt.Fprintln(p.out, "nobody is in")
 		return err
 	}
 	now := p.now()
 	w := tabwriter.NewWriter(p.out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tSESSION\tUSER\tDEVICE\tADDRESS\tTRIES\tFOR\tIDLE\tCHANNELS\tIN\tOUT")
-	for _, s := range list {
+	for _, s := range a.Sessions {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%d\t%s\t%s\n", s.ID, dash(s.Session), dash(printable(s.User)), dash(s.Device), s.Address, s.AuthAttempts,
 			sayDuration(now.Sub(s.Started)), sayDuration(max(0, now.Sub(s.LastActivity))), s.Channels, sayBytes(s.In), sayBytes(s.Out))
+	}
+	if more := a.Count - len(a.Sessions); more > 0 {
+		fmt.Fprintf(w, "and %d more\n", more)
 	}
 	return w.Flush()
 }
@@ -202,24 +207,13 @@ func (p *program) sayCount(n int, done, what string) error {
 	return err
 }
 
-// A sessionsStats is what sessions stats says.
-type sessionsStats struct {
-	Total         int `json:"total"`
-	Authenticated int `json:"authenticated"`
-	Users         int `json:"users"`
-	Idle          int `json:"idle"` // nothing has passed for sessionIdle
-}
-
-// sessionIdle is after how long a connection counts as idle.
-const sessionIdle = 5 * time.Minute
-
 func sessionsStatsVerb() verb {
 	return verb{name: "sessions stats", usage: "[-json]", summary: "how many are in, how many of them idle", bare: true,
 		setup: func(f *flag.FlagSet) verbRun {
 			dir := dirFlag(f)
 			asJSON := f.Bool("json", false, "a JSON object")
 			return sessionsRun(dir, func(operands) (lendRequest, error) { return lendRequest{Op: "sessions"}, nil }, func(p *program, a lendAnswer) error {
-				s := statsOf(a.Sessions, p.now())
+				s := a.Stats
 				if *asJSON {
 					return writeLine(p.out, s)
 				}
@@ -227,20 +221,4 @@ func sessionsStatsVerb() verb {
 				return err
 			})
 		}}
-}
-
-func statsOf(list []sshStatus, now time.Time) (s sessionsStats) {
-	var users []string
-	for _, c := range list {
-		s.Total++
-		if c.Authenticated {
-			s.Authenticated++
-			users = append(users, c.User)
-		}
-		if now.Sub(c.LastActivity) >= sessionIdle {
-			s.Idle++
-		}
-	}
-	s.Users = len(slices.Compact(slices.Sorted(slices.Values(users))))
-	return s
 }

@@ -54,9 +54,10 @@ type lendAnswer struct {
 	Links []linkStatus `json:"links,omitempty"`
 	Self  *nodeStatus  `json:"self,omitempty"`
 
-	Sessions []sshStatus `json:"sessions,omitempty"`
-	Bans     []sshBan    `json:"bans,omitempty"`
-	Count    int         `json:"count,omitempty"`
+	Sessions []sshStatus   `json:"sessions,omitempty"`
+	Stats    sessionsStats `json:"stats,omitzero"`
+	Bans     []sshBan      `json:"bans,omitempty"`
+	Count    int           `json:"count,omitempty"`
 }
 
 func answerOf(err error) lendAnswer {
@@ -190,7 +191,7 @@ func (l *lender) answer(ctx context.Context, c *net.UnixConn) {
 	}
 }
 
-// maxListed bounds the sessions in one answer; a device has fewer.
+// maxListed bounds the sessions in one answer, each some 350 bytes.
 const maxListed = 100
 
 // maxListedBans bounds the bans in one answer, each some 100 bytes.
@@ -202,6 +203,7 @@ func (l *lender) sessions(r lendRequest) (a lendAnswer, err error) {
 	switch r.Op {
 	case "sessions":
 		list := l.ssh.list(r.User)
+		a.Stats, a.Count = statsOf(list, time.Now()), len(list)
 		a.Sessions = list[:min(len(list), maxListed)]
 	case "kill":
 		a.Count = l.ssh.kill(func(id, user, _ string) bool { return slices.Contains(r.IDs, id) || r.User != "" && user == r.User })

@@ -5,6 +5,7 @@ package main
 
 import (
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -23,6 +24,33 @@ type sshStatus struct {
 	Channels      int       `json:"channels"`
 	In            int64     `json:"bytes_in"`
 	Out           int64     `json:"bytes_out"`
+}
+
+// A sessionsStats is what sessions stats says.
+type sessionsStats struct {
+	Total         int `json:"total"`
+	Authenticated int `json:"authenticated"`
+	Users         int `json:"users"`
+	Idle          int `json:"idle"` // nothing has passed for sessionIdle
+}
+
+// sessionIdle is after how long a connection counts as idle.
+const sessionIdle = 5 * time.Minute
+
+func statsOf(list []sshStatus, now time.Time) (s sessionsStats) {
+	var users []string
+	for _, c := range list {
+		s.Total++
+		if c.Authenticated {
+			s.Authenticated++
+			users = append(users, c.User)
+		}
+		if now.Sub(c.LastActivity) >= sessionIdle {
+			s.Idle++
+		}
+	}
+	s.Users = len(slices.Compact(slices.Sorted(slices.Values(users))))
+	return s
 }
 
 // An sshMeter counts what passes a connection, and when it did last.
