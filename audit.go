@@ -12,6 +12,8 @@ import (
 	"fmt"
 	mrand "math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -214,6 +216,21 @@ func (x auditExporter) String() string {
 		return "otel " + x.endpoint[strings.LastIndexByte(x.endpoint, '@')+1:]
 	}
 	return x.kind + " " + net.JoinHostPort(x.host, strconv.Itoa(x.port))
+}
+
+// check says what would keep it from being opened, as far as can be said without
+// making anything.
+func (x auditExporter) check() error {
+	err := error(nil)
+	if x.kind == "file" {
+		_, err = os.Stat(filepath.Dir(x.path) + "/.")
+	} else {
+		_, err = openAuditSink(x, auditOptions{}, new(auditOutlet))
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", x, err)
+	}
+	return err
 }
 
 // An auditSink delivers records. Its one goroutine calls send, then close.

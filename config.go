@@ -47,8 +47,9 @@ type serverConfig struct {
 	filterEnabled bool
 	filterWritten fileFilter
 
-	auditEnabled bool
-	exporters    []auditExporter
+	auditEnabled  bool
+	exporters     []auditExporter
+	exporterLines []int // of the file, for what is wrong with them
 
 	maxAuthAttempts             int
 	authWindow, banTime         time.Duration
@@ -69,6 +70,9 @@ type configUser struct {
 	env                []string // NAME=value
 	uid, gid           uint32
 	hasID              bool // uid and gid are given
+
+	file string // where it stands; "" in the configuration itself
+	line int
 }
 
 const (

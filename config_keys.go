@@ -306,6 +306,7 @@ func usersOf(n yamlNode) (users []configUser, err error) {
 	var errs []error
 	for _, item := range n.list {
 		u, err := userOf(item)
+		u.line = item.line
 		if err == nil && slices.ContainsFunc(users, func(o configUser) bool { return o.name == u.name }) {
 			err = fmt.Errorf("user %q stands there twice", u.name)
 		}
@@ -391,13 +392,18 @@ func setExporters(c *serverConfig, n yamlNode) error {
 		return fmt.Errorf("%s is not a list of exporters", n)
 	}
 	var errs []error
-	c.exporters = nil
+	var list []auditExporter
+	var lines []int
 	for _, item := range n.list {
 		x, err := exporterOf(item)
 		errs = append(errs, atLine(item.line, err))
-		c.exporters = append(c.exporters, x)
+		list, lines = append(list, x), append(lines, item.line)
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err == nil {
+		c.exporters, c.exporterLines = list, lines
+	}
+	return err
 }
 
 // exporterKeys are the keys that an exporter has beside its type.

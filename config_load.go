@@ -74,9 +74,7 @@ func (s configSource) load() (l loadedConfig, err error) {
 	if s.hold > 0 {
 		l.hold, l.from["hold"] = s.hold, "-hold"
 	}
-	if len(errs) == 0 {
-		l.check(&errs)
-	}
+	l.check(&errs) // of keys that are wrong it sees the defaults
 	return l, errors.Join(errs...)
 }
 
@@ -258,6 +256,13 @@ func (k configKind) node(text string) (yamlNode, error) {
 // check judges the settings as a whole, and what they point to.
 func (l *loadedConfig) check(errs *configErrors) {
 	fail := func(key string, err error) { errs.add(cmp.Or(l.from[key], key), 0, key, err) }
+	failAt := func(key string, line int, err error) {
+		if l.file != "" && strings.HasPrefix(l.from[key], l.file+":") {
+			errs.add(l.file, line, key, err)
+		} else {
+			fail(key, err)
+		}
+	}
 	if l.keysDir != "" && l.keysPattern != "" {
 		fail("auth.publickey.authorized_keys_pattern", errors.New("authorized_keys_dir is set as well: only one of them can be"))
 	}
@@ -271,7 +276,11 @@ func (l *loadedConfig) check(errs *configErrors) {
 		l.warn("auth.password has users, and auth.methods has no password")
 	}
 	for _, u := range l.users {
-		fail("auth.password.users", checkUser(u))
+		if u.file != "" {
+			errs.add(u.file, u.line, "", checkUser(u))
+		} else {
+			failAt("auth.password.users", u.line, checkUser(u))
+		}
 	}
 	if l.shell != "" {
 		fail("shell.default", checkExecutable(l.shell))
@@ -280,6 +289,11 @@ func (l *loadedConfig) check(errs *configErrors) {
 	fail("server.host_keys", err)
 	if l.auditEnabled && len(l.exporters) == 0 {
 		l.warn("audit.enabled is true, and audit.exporters has none")
+	}
+	for i, x := range l.exporters {
+		if l.auditEnabled {
+			failAt("audit.exporters", l.exporterLines[i], x.check())
+		}
 	}
 	if l.allowedCommands != nil && l.keysDir == "" && l.keysPattern == "" {
 		l.warn("shell.allowed_commands: who may write to their own .sessio/authorized_keys.local can have any command by command= there: set auth.publickey.authorized_keys_dir")
@@ -310,10 +324,13 @@ func (l *loadedConfig) readUsersFile(errs *configErrors, fail func(string, error
 			continue
 		}
 		users, err := usersOf(p.value)
-		errs.add(l.usersFile, p.line, "", err)
+		if err != nil {
+			errs.add(l.usersFile, p.line, "", err)
+			continue
+		}
 		for _, u := range users {
-			if slices.ContainsFunc(l.users, func(o configUser) bool { return o.name == u.name }) {
-				errs.add(l.usersFile, p.line, "", fmt.Errorf("user %q stands in the configuration as well", u.name))
+			if u.file = l.usersFile; slices.ContainsFunc(l.users, func(o configUser) bool { return o.name == u.name }) {
+				errs.add(u.file, u.line, "", fmt.Errorf("user %q stands in the configuration as well", u.name))
 			}
 			l.users = append(l.users, u)
 		}

@@ -105,7 +105,7 @@ var configWrong = []struct {
 	{"user with half an id", "auth:\n  password:\n    users:\n      - name: root\n        uid: 5\n        password_hash: \"" + configTestHash + "\"\n", 4, "only one of uid and gid"},
 	{"user with a bad id", "auth:\n  password:\n    users:\n      - name: root\n        uid: 4294967295\n        gid: 1\n        password_hash: \"" + configTestHash + "\"\n", 5, "not a number from 0"},
 	{"user with a relative home", "auth:\n  password:\n    users:\n      - name: root\n        home: root\n", 5, "absolute path"},
-	{"user with a shell that is not there", "auth:\n  password:\n    users:\n      - name: root\n        shell: /nonexistent/sh\n        password_hash: \"" + configTestHash + "\"\n", 3, "/nonexistent/sh"},
+	{"user with a shell that is not there", "auth:\n  password:\n    users:\n      - name: root\n        shell: /nonexistent/sh\n        password_hash: \"" + configTestHash + "\"\n", 4, "/nonexistent/sh"},
 	{"user with a bad variable", "auth:\n  password:\n    users:\n      - name: root\n        env: [A]\n", 5, "mapping of names"},
 	{"shell missing", "shell:\n  default: /nonexistent/sh\n", 2, "/nonexistent/sh"},
 	{"shell not executable", "shell:\n  default: /etc/passwd\n", 2, "not executable"},
@@ -194,9 +194,10 @@ func TestConfigWrong(t *testing.T) {
 	}
 }
 
-// TestConfigTellsAll: every error at once, in the order of the file.
+// TestConfigTellsAll: every error at once, in the order of the file; after them
+// what it points to.
 func TestConfigTellsAll(t *testing.T) {
-	s := configTestSource(t, "server:\n  port: x\n  colour: red\nauth:\n  methods: [a, b]\nhold: -1\n")
+	s := configTestSource(t, "server:\n  port: x\n  colour: red\nauth:\n  methods: [a, b]\nhold: -1\nshell:\n  default: /nosuch\nsftp:\n  root: /nosuch/dir\n")
 	s.flags = []configFlag{{"-p", "server.port", "99999"}, {"-set", "nothing", "5"}}
 	s.getenv = func(name string) string { return map[string]string{"SESSIO_MAX_CONNECTIONS": "0"}[name] }
 	_, err := s.load()
@@ -205,7 +206,7 @@ func TestConfigTellsAll(t *testing.T) {
 		place, _, _ := strings.Cut(strings.ReplaceAll(line, s.file, "F"), ": ")
 		places = append(places, place)
 	}
-	if got := strings.Join(places, " "); got != "F:2 F:3 F:5 F:5 F:6 SESSIO_MAX_CONNECTIONS -p -set" {
+	if got := strings.Join(places, " "); got != "F:2 F:3 F:5 F:5 F:6 SESSIO_MAX_CONNECTIONS -p -set F:8 F:10" {
 		t.Error(got, err)
 	}
 }
@@ -312,10 +313,43 @@ func TestConfigUsersFile(t *testing.T) {
 		"people: []\n":             `:1: unknown key "people"`,
 		"users:\n  - name: bob\n":  `:2: user "bob" has no password_hash`,
 		"users: [\n":               ":2: ",
+		"users:\n" + user("bob") + strings.Replace(user("eve"), "uid", "shell: /nosuch\n    uid", 1): `:6: user "eve": stat /nosuch`,
+		"users:\n" + user("bob") + user("bob"):                                                       `:6: user "bob" stands there twice`,
 	} {
 		if _, err := load(text); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), file) {
 			t.Errorf("%q: %v", text, err)
 		}
+	}
+}
+
+// TestConfigUserLine: what is wrong with a user is told at its own line.
+func TestConfigUserLine(t *testing.T) {
+	users := "\n    - {name: a, password_hash: \"" + configTestHash + "\", uid: 5, gid: 6}\n"
+	s := configTestSource(t, "auth:\n  password:\n    users:"+users+strings.Replace(users[1:], "a,", "b, shell: /nosuch,", 1))
+	if _, err := s.load(); err == nil || !strings.HasPrefix(err.Error(), s.file+`:5: auth.password.users: user "b"`) {
+		t.Error(err)
+	}
+}
+
+// TestConfigAudit: an exporter that could not be opened is an error of its line,
+// once the audit is on.
+func TestConfigAudit(t *testing.T) {
+	text := "audit:\n  enabled: true\n  exporters:\n    - {type: file, path: /nosuch/dir/a}\n    - {type: logstash, host: h, port: 1, ca: /nosuch}\n" +
+		"    - {type: logstash, host: h, port: 1, tls: true, ca: /nosuch}\n    - {type: otel, endpoint: \"http://h:4317\", ca: /nosuch}\n"
+	s := configTestSource(t, text)
+	_, err := s.load()
+	lines := strings.Split(fmt.Sprint(err), "\n")
+	for i := range 4 {
+		if len(lines) != 4 || !strings.HasPrefix(lines[i], fmt.Sprintf("%s:%d: audit.exporters: ", s.file, i+4)) {
+			t.Fatal(err)
+		}
+	}
+	var said strings.Builder
+	if sayError(&said, "sessio", err); strings.Count(said.String(), "\nsessio: ") != 3 {
+		t.Errorf("%q", said.String())
+	}
+	if _, err := configTestSource(t, strings.Replace(text, "true", "false", 1)).load(); err != nil {
+		t.Error("the audit is off:", err)
 	}
 }
 

@@ -119,6 +119,12 @@ func (l *lineLog) logf(level int, format string, args ...any) {
 
 // sayError writes what went wrong and what may help, for people.
 func sayError(w io.Writer, before string, err error) {
+	if many, ok := err.(interface{ Unwrap() []error }); ok && strings.Contains(err.Error(), "\n") { // errors.Join
+		for _, one := range many.Unwrap() {
+			sayError(w, before, one)
+		}
+		return
+	}
 	fmt.Fprintf(w, "%s: %s\n", before, printable(err.Error()))
 	if hint := hintOf(err); hint != "" {
 		fmt.Fprintf(w, "hint: %s\n", printable(hint))
