@@ -120,17 +120,18 @@ func (c deviceConfig) follow(ctx context.Context, d *device, n *node, reload cha
 		if c.inTerminal && !term.IsTerminal(int(os.Stdin.Fd())) {
 			return true
 		}
-		warnings, err := c.settings.reload()
-		for _, w := range warnings {
+		next, err := c.settings.source.load()
+		for _, w := range next.warnings {
 			c.logf(0, "warning: %s", w)
+		}
+		if err == nil {
+			err = d.openAudit(next.serverConfig)
 		}
 		if err != nil {
 			c.logf(0, "the settings stay as they were: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 			continue
 		}
-		if err := d.openAudit(c.settings.get()); err != nil {
-			c.logf(0, "the audit goes on as it was: %v", err)
-		}
+		c.settings.current.Store(next.serverConfig)
 		c.logf(0, "settings loaded anew")
 		c.apply(n)
 		select {

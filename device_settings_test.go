@@ -6,6 +6,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -114,6 +116,13 @@ func TestDeviceSettings(t *testing.T) {
 	write("colour: red\n")
 	hangups <- syscall.SIGHUP
 	sshdUntil(t, "the error", said("unknown key colour"))
+	before := settings.get()
+	write("audit:\n  enabled: true\n  exporters:\n    - {type: file, path: " + dir + "}\n" + user)
+	hangups <- syscall.SIGHUP
+	sshdUntil(t, "the error", said("the settings stay as they were: audit exporter file "+dir))
+	if settings.get() != before {
+		t.Error("half of the settings are in force")
+	}
 	tried()
 	port = portFree(t)
 	write(user)
@@ -163,5 +172,32 @@ func TestSSHDBarred(t *testing.T) {
 			cl.Close()
 			t.Error("in")
 		}
+	}
+}
+
+// TestSessionsMoreThanListed: the answer has so many; what is counted is all.
+func TestSessionsMoreThanListed(t *testing.T) {
+	srv := newSSHServer(sshPolicy{})
+	nc, other := net.Pipe()
+	defer nc.Close()
+	defer other.Close()
+	for range maxListed + 7 {
+		srv.conns[&sshConnection{meter: newSSHMeter(nc, time.Now())}] = true
+	}
+	a, err := (&lender{ssh: srv}).sessions(lendRequest{Op: "sessions"})
+	if err != nil || len(a.Sessions) != maxListed || a.Stats.Total != maxListed+7 {
+		t.Errorf("%d listed, %+v, %v", len(a.Sessions), a.Stats, err)
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	a.Sessions = a.Sessions[:10] // what a pipe holds
+	err = (&program{stdio: stdio{out: write}, now: time.Now}).listSessions(a)
+	write.Close()
+	said, _ := io.ReadAll(read)
+	if want := fmt.Sprintf("and %d more\n", maxListed-3); err != nil || !strings.HasSuffix(string(said), want) {
+		t.Errorf("%q, %v", said, err)
 	}
 }
