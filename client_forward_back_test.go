@@ -146,7 +146,9 @@ func TestForwardBackComesAgain(t *testing.T) {
 		t.Errorf("printed %q", addrs)
 	}
 	s.peer.cut()
-	sshcUntil(t, func() bool { return strings.Contains(errs.String(), "attic listens on localhost:4712 now, not on port 4711") })
+	sshcUntil(t, func() bool {
+		return strings.Contains(errs.String(), "attic listens on localhost:4712 now, not on port 4711")
+	})
 	s.peer.cut()
 	sshcUntil(t, func() bool { return strings.Count(errs.String(), "connected to attic again") == 2 })
 	sshcUntil(t, func() bool {
