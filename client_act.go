@@ -259,9 +259,6 @@ func (p *program) openClient(d stateDir, verbose bool) (*client, error) {
 		return nil, err
 	}
 	c.trust.setLog(p.warn)
-	for _, trouble := range c.trust.state().troubles() {
-		p.warn(trouble)
-	}
 	return c, nil
 }
 
@@ -340,7 +337,9 @@ func (p *program) withAccount(ctx context.Context, d stateDir, f func(ctx contex
 		return interruptible(ctx, func(ctx context.Context) error {
 			return c.withCoord(ctx, func(cc *coordClient) error {
 				pin, _ := c.trust.anchor()
-				if err := fetchInto(ctx, cc, c.trust); err != nil {
+				if err := fetchInto(ctx, cc, c.trust); codeOf(err) == "fork" {
+					p.warn(err) // no room for another branch: peers may know how it ended
+				} else if err != nil {
 					return fmt.Errorf("fetching the log: %w", err)
 				}
 				return f(ctx, &acting{c, p, cc, pin.acct})
@@ -457,7 +456,8 @@ var errDeclined = &exitError{1, fmt.Errorf("nothing was signed")}
 // by itself.
 func (a *acting) submit(ctx context.Context, pr proposal) error {
 	for {
-		text, err := pr.build(a.trust.state())
+		st := a.trust.state()
+		text, err := pr.build(st)
 		if err != nil {
 			return err
 		}
@@ -472,22 +472,31 @@ func (a *acting) submit(ctx context.Context, pr proposal) error {
 		if err != nil {
 			return err
 		}
-		err = a.handIn(ctx, record)
-		if codeOf(err) != "stale-head" || !a.p.hasTerminal() {
-			return withStaleHint(err)
-		}
-		fmt.Fprintln(a.p.err, "the log has gone on meanwhile: this is what it would be now")
-		if err := fetchInto(ctx, a.cc, a.trust); err != nil {
+		if stale, err := a.handInOn(ctx, st, record); !stale || !a.p.hasTerminal() {
 			return err
 		}
+		fmt.Fprintln(a.p.err, "the log has gone on meanwhile: this is what it would be now")
 	}
 }
 
-func withStaleHint(err error) error {
-	if codeOf(err) == "stale-head" {
-		return withHint(err, "another signer was faster: run the same again")
+// handInOn is handIn for a record made on st. stale: another signer was faster, and
+// what he signed is here. If nothing is, the coordinator has another branch, or it
+// lies to get a second statement of the same number: no more is signed for it.
+func (a *acting) handInOn(ctx context.Context, st *trustState, record []byte) (stale bool, err error) {
+	err = a.handIn(ctx, record)
+	if codeOf(err) != "stale-head" {
+		return false, err
 	}
-	return err
+	if err := fetchInto(ctx, a.cc, a.trust); err != nil {
+		return false, fmt.Errorf("fetching what the coordinator says was signed meanwhile: %w", err)
+	}
+	if a.trust.state().head() != st.head() {
+		return true, withHint(err, "another signer was faster: run the same again")
+	}
+	pin, _ := a.trust.anchor()
+	word := coordWord{addr: pin.coordAddr, keys: pin.coordKeys.coordID(), acct: pin.acct}
+	return false, withHint(coded("fork", "the coordinator takes nothing that follows statement %d of this machine's log: it has another branch, or it lies", st.seq()),
+		"do not sign it again; the recovery key settles it, in an empty directory: sessio trust recover -dir EMPTY -key NEW %s", word)
 }
 
 // handIn gives a record to the coordinator, and what it lacks before it, then

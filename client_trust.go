@@ -106,8 +106,8 @@ signatures of the same statement may follow.`,
 					return err
 				}
 				return p.withAccount(ctx, dir, func(ctx context.Context, a *acting) error {
-					if err := a.handIn(ctx, record); err != nil {
-						return withStaleHint(err)
+					if _, err := a.handInOn(ctx, a.trust.state(), record); err != nil {
+						return err
 					}
 					fmt.Fprintf(p.out, "record %d is in the log\n", a.trust.state().seq())
 					return nil

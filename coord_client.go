@@ -153,9 +153,12 @@ const coordTimeout = 20 * time.Second
 
 // A coordClient asks over a connection whose other end has proved the
 // coordinator's keys. It does not own the connection.
-type coordClient struct{ conn *quic.Conn }
+type coordClient struct {
+	conn     *quic.Conn
+	recovery ssh.Signer // proves that the log may be read, once fetch was given it
+}
 
-func newCoordClient(conn *quic.Conn) *coordClient { return &coordClient{conn} }
+func newCoordClient(conn *quic.Conn) *coordClient { return &coordClient{conn: conn} }
 
 var errNoAnswer = withHint(fmt.Errorf("no answer within %v", coordTimeout), "run the same again")
 
@@ -240,52 +243,34 @@ func (c *coordClient) create(ctx context.Context, claim claimSecret, records [][
 	return err
 }
 
-// fetchEach gives take the account's raw records from number from on, page by
-// page: what take refuses ends it, so that a coordinator that sends without end
-// costs one page. recovery is the account's recovery key, for a machine that is
-// not in the log; else nil.
-func (c *coordClient) fetchEach(ctx context.Context, acct acctID, from uint64, recovery ssh.Signer, take func(records [][]byte) error) error {
+// fetch returns a page of the account's raw records from number from on, and where
+// the log ends. recovery is the account's recovery key, for a machine that is not
+// in the log; else nil.
+func (c *coordClient) fetch(ctx context.Context, acct acctID, from uint64, recovery ssh.Signer) (*fetchedMsg, error) {
 	var proof []byte
-	var err error
 	if recovery != nil {
-		if proof, err = c.fetchProof(acct, recovery); err != nil {
-			return err
+		c.recovery = recovery
+	}
+	if c.recovery != nil {
+		var err error
+		if proof, err = c.fetchProof(acct, c.recovery); err != nil {
+			return nil, err
 		}
 	}
-	for {
-		page, err := asked(c, ctx, opFetch, &fetchMsg{acct, from, proof}, parseFetched)
-		if err != nil {
-			return err
-		}
-		if err := take(page.records); err != nil {
-			return err
-		}
-		from += uint64(len(page.records))
-		switch {
-		case from > page.head.seq:
-			return nil
-		case len(page.records) == 0:
-			return fmt.Errorf("the coordinator holds back record %d, and says that there are more", from)
-		}
-	}
+	return asked(c, ctx, opFetch, &fetchMsg{acct, from, proof}, parseFetched)
 }
 
 // fetchGenesis returns the account's first record: it says whether the account
 // is the one that is meant.
 func (c *coordClient) fetchGenesis(ctx context.Context, acct acctID, recovery ssh.Signer) (*trustRecord, error) {
-	var first [][]byte
-	enough := errors.New("enough")
-	err := c.fetchEach(ctx, acct, 0, recovery, func(page [][]byte) error {
-		first = page
-		return enough
-	})
-	if err != enough {
+	page, err := c.fetch(ctx, acct, 0, recovery)
+	if err != nil {
 		return nil, err
 	}
-	if len(first) == 0 {
+	if len(page.records) == 0 {
 		return nil, errors.New("the coordinator shows nothing of the account")
 	}
-	rec, err := parseRecord(first[0])
+	rec, err := parseRecord(page.records[0])
 	if err != nil {
 		return nil, fmt.Errorf("the coordinator's log: %w", err)
 	}
@@ -297,31 +282,77 @@ func fetchInto(ctx context.Context, c *coordClient, t *trustStore) error {
 	return fetchIntoBy(ctx, c, t, nil)
 }
 
-// fetchIntoBy is fetchInto for who has the recovery key.
+// fetchIntoBy is fetchInto for who has the recovery key. If the coordinator's log
+// is another branch than ours, the search for where they part goes back in steps
+// that double, and the branch is kept beside the log, which is no error: its
+// removals count even there. What a page brings must be good and in order: a
+// coordinator that sends without end costs one page, or those of one search.
 func fetchIntoBy(ctx context.Context, c *coordClient, t *trustStore, recovery ssh.Signer) error {
 	a, ok := t.anchor()
 	if !ok {
 		return errors.New("this machine belongs to no account yet")
 	}
-	var from uint64
-	if s := t.state(); s != nil {
-		from = s.seq() + 1
-	}
-	var beside error
-	err := c.fetchEach(ctx, a.acct, from, recovery, func(page [][]byte) error {
-		res, err := t.addAll(page)
-		from += uint64(len(page))
-		switch n := res.appended + res.kept; {
-		case n > 0 && (codeOf(err) == "fork" || codeOf(err) == "time-future"):
-			beside = err // what stands beside the log may go on: removals count even there
+	from, step := t.count(), uint64(stepBack)
+	for {
+		page, err := c.fetch(ctx, a.acct, from, recovery)
+		if err != nil {
+			return err
+		}
+		end := page.head.seq
+		if t.knows(logTip{end, page.head.head}) {
+			return nil
+		}
+		if len(page.records) == 0 && end >= from {
+			return fmt.Errorf("the coordinator holds back record %d, and says that there are more", from)
+		}
+		joins, err := takePage(t, page.records, from)
+		switch next := from + uint64(len(page.records)); {
 		case err != nil:
 			return err
-		case n < len(page) && t.count() < from: // nor has anybody else brought them meanwhile
-			return fmt.Errorf("the coordinator sends records that are here already, and not number %d", t.count())
+		case joins && next > end:
+			return nil
+		case joins:
+			from, step = next, 0
+		case step == 0:
+			return fmt.Errorf("the coordinator's record %d does not follow the one before", from)
+		default:
+			from = min(from, end+1)
+			from -= min(from, step)
+			step *= 2
 		}
-		return nil
-	})
-	return errors.Join(err, beside)
+	}
+}
+
+// takePage adds the records from number from on. joins is false if what is before
+// them is not known here: then none is taken. All others must be good, but may be
+// known, or stand beside the log.
+func takePage(t *trustStore, raw [][]byte, from uint64) (joins bool, err error) {
+	if len(raw) == 0 {
+		return false, nil
+	}
+	first, err := parseRecord(raw[0])
+	if err != nil {
+		return false, err
+	}
+	if from > 0 && first.stmt.seq == from && !t.knows(logTip{from - 1, first.stmt.prev}) {
+		return false, nil
+	}
+	_, judged := t.addAll(raw)
+	if judged != nil && codeOf(judged) != "fork" && codeOf(judged) != "time-future" {
+		return false, judged
+	}
+	last, err := parseRecord(raw[len(raw)-1])
+	if err != nil {
+		return false, err
+	}
+	tip := logTip{from + uint64(len(raw)) - 1, last.hash}
+	if t.knows(tip) {
+		return true, nil
+	}
+	if judged == nil {
+		judged = fmt.Errorf("the coordinator sends other records than those from %d to %d", from, tip.seq)
+	}
+	return false, judged
 }
 
 // fetchProof signs that this connection's peer may read the account's log.

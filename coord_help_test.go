@@ -176,21 +176,26 @@ func (s *coordTestServer) ask(keys publicKeys, op byte, q payload) ([]byte, stri
 	return body, codeOf(err)
 }
 
-// fetchAll returns what fetchEach gets, with its numbers in order and nothing
-// else judged.
+// fetchAll returns the records from number from on, with their numbers in order
+// and nothing else judged.
 func (c *coordClient) fetchAll(ctx context.Context, acct acctID, from uint64, recovery ssh.Signer) (records [][]byte, err error) {
-	err = c.fetchEach(ctx, acct, from, recovery, func(page [][]byte) error {
-		for _, raw := range page {
+	for {
+		page, err := c.fetch(ctx, acct, from+uint64(len(records)), recovery)
+		if err != nil {
+			return nil, err
+		}
+		for _, raw := range page.records {
 			rec, err := parseRecord(raw)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			if seq := from + uint64(len(records)); rec.stmt.seq != seq || seq >= maxRecords {
-				return fmt.Errorf("the coordinator sends record %d where %d was asked for", rec.stmt.seq, seq)
+				return nil, fmt.Errorf("the coordinator sends record %d where %d was asked for", rec.stmt.seq, seq)
 			}
 			records = append(records, raw)
 		}
-		return nil
-	})
-	return records, err
+		if len(page.records) == 0 || from+uint64(len(records)) > page.head.seq {
+			return records, nil
+		}
+	}
 }

@@ -60,7 +60,7 @@ type node struct {
 	hintsOf  *trustState             // guarded by mu
 	halfOpen map[*halfOpen]bool      // guarded by mu
 	changed  chan struct{}           // guarded by mu: closed and made anew when paths or links change
-	wanted   uint64                  // guarded by mu: seq that the coordinator has
+	wanted   logTip                  // guarded by mu: what the coordinator has last
 	closed   bool                    // guarded by mu: nothing new may be spawned
 }
 

@@ -13,13 +13,13 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// headSeen notes which record the coordinator has last. n.mu is held.
+// headSeen notes which record the coordinator has last: it may be behind, and on
+// another branch. n.mu is held.
 func (n *node) headSeen(seq uint64, head [32]byte) {
-	st := n.trust.state()
-	if st != nil && st.seq() >= seq && (st.seq() > seq || st.head() == head) {
+	if st := n.trust.state(); st != nil && st.seq() >= seq && st.chain[seq] == head {
 		return
 	}
-	n.wanted = seq
+	n.wanted = logTip{seq, head}
 	select {
 	case n.fetch <- struct{}{}:
 	default:
@@ -41,8 +41,15 @@ func (n *node) fetchLoop(ctx context.Context) {
 	}
 }
 
-// fetchLog brings the log up to date from the coordinator.
+// fetchLog brings the log up to date from the coordinator, unless what that has
+// is kept here, beside the log.
 func (n *node) fetchLog(ctx context.Context) error {
+	n.mu.Lock()
+	wanted := n.wanted
+	n.mu.Unlock()
+	if n.trust.knows(wanted) {
+		return nil
+	}
 	conn, err := n.dialCoord(ctx)
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -328,8 +329,11 @@ func (t *trustStore) publishLocked() {
 		return
 	}
 	t.view.Store(t.tree.view)
-	if u := t.tree.view.unknown; u != 0 && (old == nil || old.unknown == 0) {
-		t.noteLocked(errUpdate(u))
+	for _, trouble := range t.tree.view.trouble {
+		same := func(e error) bool { return e.Error() == trouble.Error() }
+		if !slices.ContainsFunc(old.troubles(), same) {
+			t.noteLocked(trouble)
+		}
 	}
 	t.writeDerivedLocked()
 }

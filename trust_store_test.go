@@ -28,6 +28,32 @@ func trustTestNotes(st *trustStore) *[]error {
 	return &notes
 }
 
+// A fork is told when it is seen, once, and again by whoever opens the directory.
+func TestTrustStoreTellsTroubles(t *testing.T) {
+	k := newTrustTestAcct(t)
+	ours, theirs := k.branch(), k.branch()
+	ours.addDevice("ours")
+	theirs.addDevice("theirs")
+	theirs.addDevice("more")
+	st := trustTestOpen(t, t.TempDir())
+	if err := st.setAnchor(trustTestAnchor(k)); err != nil {
+		t.Fatal(err)
+	}
+	notes := trustTestNotes(st)
+	if _, err := st.add(ours.raws...); err != nil || len(*notes) != 0 {
+		t.Fatal(err, *notes)
+	}
+	for _, raw := range theirs.raws[1:] {
+		st.add(raw)
+		if len(*notes) != 1 || codeOf((*notes)[0]) != "fork" {
+			t.Error(*notes)
+		}
+	}
+	if notes := trustTestNotes(trustTestOpen(t, st.dir)); len(*notes) != 1 {
+		t.Error(*notes)
+	}
+}
+
 func trustTestRead(t testing.TB, file string) string {
 	t.Helper()
 	b, err := os.ReadFile(file)
