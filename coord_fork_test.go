@@ -92,8 +92,17 @@ func TestForkRestoredStore(t *testing.T) {
 		t.Errorf("the device says nothing:\n%s", log)
 	}
 	_, log = attic.run(defaultHold)
-	if out, err := w.exec(phone.client(), "attic", "echo in"); err == nil {
-		t.Errorf("the revoked device is in: %q\n%s", out, log)
+	ctx, leave := context.WithCancel(t.Context())
+	refused := make(chan error, 1)
+	c := phone.client()
+	go func() {
+		_, err := c.openSSH(ctx, "attic")
+		refused <- err
+	}()
+	waitUntil(t, func() bool { return strings.Contains(log.String(), "dropped: revoked") })
+	leave() // it would ring for long
+	if err := <-refused; err == nil {
+		t.Errorf("the revoked device is in\n%s", log)
 	}
 	if !strings.Contains(log.String(), "two statements 5") || strings.Contains(log.String(), "fetching the log") {
 		t.Errorf("the device started anew says:\n%s", log)
