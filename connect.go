@@ -36,6 +36,7 @@ func (n *node) linkByID(ctx context.Context, id deviceID) (*link, error) {
 
 // openSSHByID opens a stream to the device's SSH server.
 func (n *node) openSSHByID(ctx context.Context, id deviceID) (*linkStream, error) {
+	n.trust.refresh() // a verb may have written what it has fetched
 	if dev, ok := n.deviceOf(id); ok {
 		if err := entryError(dev, n.trust.now()); err != nil {
 			return nil, err
@@ -408,7 +409,7 @@ func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg,
 	if near == nil {
 		near = n.attempt(ctx, dev, q)
 	}
-	n.spawn(func() { giveUpSilent(near.ctx, near.stop, said, dev.name) })
+	n.spawn(func() { n.giveUpSilent(near.ctx, near.stop, said, dev.name, q) })
 	n.spawn(func() { n.giveUpHopeless(near.ctx, near.stop, q) })
 	<-near.done
 	l := near.link
@@ -424,8 +425,10 @@ func (n *node) dialAnswered(ctx context.Context, dev signedDevice, m *answerMsg,
 // its ring stays unanswered: the device may be between two addresses.
 const silentGrace = 3 * time.Second
 
-// giveUpSilent ends the dial of a device that does not answer its ring.
-func giveUpSilent(ctx context.Context, stop context.CancelCauseFunc, said chan introduction, name string) {
+// giveUpSilent ends the dial of a device that does not answer its ring, unless q,
+// its process, has been heard meanwhile: the coordinator may be further away.
+func (n *node) giveUpSilent(ctx context.Context, stop context.CancelCauseFunc, said chan introduction, name string, q *peerProc) {
+	began := time.Now()
 	var in introduction
 	select {
 	case in = <-said:
@@ -439,7 +442,12 @@ func giveUpSilent(ctx context.Context, stop context.CancelCauseFunc, said chan i
 	defer grace.Stop()
 	select {
 	case <-grace.C:
-		stop(refusalOf(in.refuse, name))
+		n.mu.Lock()
+		silent := q.finder.best == nil && q.heard() > time.Since(began)
+		n.mu.Unlock()
+		if silent {
+			stop(refusalOf(in.refuse, name))
+		}
 	case <-ctx.Done():
 	}
 }
@@ -530,7 +538,7 @@ func (n *node) startLink(l *link) {
 func (n *node) awaitPath(ctx context.Context, dev signedDevice, said chan introduction, l *link) (*link, error) {
 	waits, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	n.spawn(func() { giveUpSilent(waits, stop, said, dev.name) })
+	n.spawn(func() { n.giveUpSilent(waits, stop, said, dev.name, l.proc) })
 	for {
 		n.mu.Lock()
 		up, changed, no := l.proc.finder.best != nil, n.changed, noPathError(l.proc.finder, ctx.Err())

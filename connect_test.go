@@ -83,7 +83,7 @@ func inMemory(t *testing.T, f func(t *testing.T, n *node, l *link)) {
 		n.life, n.stop = context.WithCancel(context.Background())
 		defer n.running.Wait()
 		defer n.stop()
-		l := &link{owner: n, conn: conn, dialed: true, device: "x", proc: &peerProc{finder: &pathFinder{}}}
+		l := &link{owner: n, conn: conn, dialed: true, device: "x", proc: &peerProc{udp: new(udpPeer), finder: &pathFinder{}}}
 		f(t, n, l)
 	})
 }
@@ -99,25 +99,30 @@ func (n *node) setPath(l *link, best *pathTry) {
 // A link that is held waits for its path no longer than a new one would, once
 // the coordinator has said that the device is silent.
 func TestHeldLinkOfASilentDevice(t *testing.T) {
-	for _, comes := range []bool{false, true} {
+	for _, path := range []time.Duration{0, silentGrace - ms, silentGrace + time.Second} {
 		inMemory(t, func(t *testing.T, n *node, l *link) {
 			ctx, stop := context.WithTimeout(t.Context(), connectFor)
 			defer stop()
 			said := make(chan introduction, 1)
 			said <- introduction{refuse: &refuseMsg{reason: refuseSilent}}
-			if comes {
-				n.running.Go(func() {
-					time.Sleep(silentGrace - ms)
+			l.proc.udp.lastRx.Store(monoNow() - int64(time.Hour))
+			n.running.Go(func() {
+				if path > silentGrace { // it is heard within the grace: the coordinator is far away
+					time.Sleep(time.Second)
+					l.proc.udp.lastRx.Store(monoNow())
+				}
+				if path > 0 {
+					time.Sleep(path)
 					n.setPath(l, &pathTry{})
-				})
-			}
+				}
+			})
 			began := time.Now()
 			got, err := n.awaitPath(ctx, signedDevice{name: "attic"}, said, l)
 			switch took := time.Since(began); {
-			case took > silentGrace:
+			case took > max(path, silentGrace)+time.Second:
 				t.Errorf("it took %v", took)
-			case comes && (got != l || err != nil), !comes && codeOf(err) != "silent":
-				t.Errorf("path comes %v: %v, %v", comes, got, err)
+			case path > 0 && (got != l || err != nil), path == 0 && codeOf(err) != "silent":
+				t.Errorf("path after %v: %v, %v", path, got, err)
 			}
 		})
 	}

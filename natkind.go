@@ -43,6 +43,7 @@ type natFinder struct {
 	kind    natKind
 	at      time.Time         // when it was concluded, zero = never
 	seen    [2]netip.AddrPort // by the first and the second port
+	last    netip.AddrPort    // by the first one when that was concluded
 	other   netip.AddrPort    // by the other version of IP
 	version byte              // of IP, see versions
 	asked   time.Time         // when it last began
@@ -100,6 +101,8 @@ func (p *natFinder) stale(now time.Time) bool {
 
 func (p *natFinder) compare(now time.Time) {
 	switch a, b := p.seen[0], p.seen[1]; {
+	case a.IsValid() && !b.IsValid() && a == p.last && p.kind.kind != natUnknown:
+		p.conclude(now, p.kind) // an answer is lost; where the first port sees us is as it was
 	case !a.IsValid() || !b.IsValid():
 		p.conclude(now, natKind{}) // the second port is not reached: nothing can be said
 	case a == b:
@@ -152,7 +155,7 @@ func (p *natFinder) refresh(now time.Time) bool {
 }
 
 func (p *natFinder) conclude(now time.Time, k natKind) {
-	p.kind, p.at = k, now
+	p.kind, p.at, p.last = k, now, p.seen[0]
 	p.changed(now)
 }
 

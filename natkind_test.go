@@ -198,3 +198,24 @@ func TestNATKindsOfNotes(t *testing.T) {
 		}
 	}
 }
+
+// A lost answer of the second port does not undo what is known of a NAT, while the
+// first one sees us where it did.
+func TestNATKindOutlivesALostAnswer(t *testing.T) {
+	var asked []echoCall
+	p := &natFinder{changed: func(time.Time) {}, echo: func(_ time.Time, c echoCall) { asked = append(asked, c) }}
+	now := time.Unix(1e9, 0)
+	for i, tt := range []struct {
+		first, second uint16
+		want          byte
+	}{{10, 10, natSame}, {10, 0, natSame}, {11, 0, natUnknown}, {11, 11, natSame}, {0, 0, natUnknown}} {
+		asked = nil
+		p.start(now, false)
+		for j, port := range []uint16{tt.first, tt.second} {
+			asked[j].seen(now, natPorts(port)[0])
+		}
+		if p.kind.kind != tt.want {
+			t.Errorf("round %d: %+v, want kind %d", i, p.kind, tt.want)
+		}
+	}
+}
