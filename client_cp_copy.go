@@ -178,12 +178,17 @@ func (e *cpEngine) copyFile(j cpJob) {
 		return
 	}
 	err = e.reason(err)
+	if f.unread && e.ctx.Err() == nil {
+		to = from
+	}
 	keep := f.off > 0 && resumable(j.size()) && w.part() != "" && !f.wrong && f.summed
-	there := w.abort(keep)
+	there, left := w.abort(keep)
 	switch {
-	case keep:
+	case left:
+		err = fmt.Errorf("%w; %s could not be removed", err, j.dst.show(w.part()))
+	case keep && there > 0:
 		err = fmt.Errorf("%w; %s of %s stay in %s, the same command goes on there", err, sayBytes(there), sayBytes(j.size()), j.dst.show(w.part()))
-	case j.dst != nil && w.part() == "":
+	case j.sink == nil && w.part() == "":
 		err = fmt.Errorf("%w; %s of it are written, in the file itself", err, sayBytes(there))
 	}
 	e.fail(to, err)
@@ -211,6 +216,7 @@ type cpFile struct {
 	checks []cpCheck
 	summed bool // one side can tell what it has
 	wrong  bool // it differs
+	unread bool // the source is to blame
 }
 
 // A cpCheck is a digest to come, and of how many bytes.
@@ -311,6 +317,7 @@ func (f *cpFile) pump(size int64) error {
 			break
 		}
 		if err != nil {
+			f.unread = true
 			return err
 		}
 		for rest := data; len(rest) > 0; {
@@ -334,6 +341,7 @@ func (f *cpFile) pump(size int64) error {
 		f.r.release(data)
 	}
 	if f.off < size {
+		f.unread = true
 		return fmt.Errorf("it ended after %d of %d bytes: it has changed", f.off, size)
 	}
 	return f.endBlock(-1)

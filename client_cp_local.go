@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math"
@@ -165,7 +166,7 @@ func (localSide) read(name string, size int64) (cpReader, error) {
 	}
 	n := int64(maxSFTPData)
 	if size >= 0 {
-		n = min(n, size+1) // and the end
+		n = min(n, cmp.Or(size, sshChunk)+1) // and the end; a disk and /proc have no size
 	}
 	return &localReader{f: f, buf: make([]byte, n)}, nil
 }
@@ -209,6 +210,8 @@ type localWriter struct {
 	begun      bool
 	sync       bool
 	closed     bool
+	old, made  fs.FileInfo // what it replaces, if anything; its part
+	mode       fs.FileMode // of a new part
 }
 
 func (localSide) create(name string, how cpHow) (cpWriter, error) {
@@ -249,41 +252,77 @@ func createLocal(name string, how cpHow, links int) (*localWriter, error) {
 		how.inplace = true // a device, a fifo
 	}
 	w := &localWriter{name: name, file: name, perm: how.perm & 0o777, regular: old == nil || old.Mode().IsRegular(), sync: how.sync}
+	w.mode = fs.FileMode(w.perm | 0o600) // until all is written the owner may write
 	flags := os.O_RDWR | os.O_CREATE
 	if !w.regular {
 		flags = os.O_WRONLY
 	} else if how.inplace && !how.goOn {
 		flags |= os.O_TRUNC
 	}
-	if !how.inplace {
+	if how.inplace {
+		w.f, err = os.OpenFile(w.file, flags, w.mode)
+	} else {
 		w.file = filepath.Join(filepath.Dir(name), partName(filepath.Base(name)))
-		flags |= os.O_EXCL
-		if part, err := os.Lstat(w.file); err == nil {
-			if part.Mode().IsRegular() && resumable(how.size) {
-				flags &^= os.O_EXCL
-			} else if err := os.Remove(w.file); err != nil {
-				return nil, err
-			}
+		then := sftpAttrs{mode: how.perm}
+		if w.old = old; old != nil {
+			then, w.mode = attrsOf(old), 0o600
 		}
-		if old != nil {
-			w.perm, w.setPerm = attrsOf(old).mode&0o7777, true
+		if !resumable(how.size) || !w.adopt(then) {
+			err = w.renew()
 		}
 	}
-	if w.f, err = os.OpenFile(w.file, flags, fs.FileMode(w.perm&0o777|0o600)); err != nil {
+	if err == nil {
+		w.made, err = w.f.Stat()
+	}
+	if err != nil {
 		return nil, err
 	}
-	if w.perm&0o600 != 0o600 && old == nil { // until all is written the owner may write
-		if info, err := w.f.Stat(); err == nil {
-			w.perm, w.setPerm = w.perm&uint32(info.Mode().Perm()), true
-		}
+	if w.regular {
+		w.had = w.made.Size()
 	}
-	if info, err := w.f.Stat(); err == nil && w.regular {
-		w.had = info.Size()
-		if old != nil && !how.inplace {
-			keepOwner(w.f, old, info)
-		}
+	if now := uint32(w.made.Mode().Perm()); w.old != nil {
+		w.perm, w.setPerm = attrsOf(w.old).mode&0o7777, true
+	} else if old == nil {
+		w.perm &= now
+		w.setPerm = w.perm != now
 	}
 	return w, nil
+}
+
+// adopt opens a part that is there, if nobody else can have it open who may not
+// open then.
+func (w *localWriter) adopt(then sftpAttrs) bool {
+	f, err := os.OpenFile(w.file, os.O_RDWR|openNoFollow, 0)
+	if err != nil {
+		return false
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || !ownPart(info, then) {
+		f.Close()
+		return false
+	}
+	w.f = f
+	return true
+}
+
+// renew makes the part anew. What is there loses its name, but is left as it
+// is: another copy may be writing it.
+func (w *localWriter) renew() (err error) {
+	if w.f != nil {
+		w.f.Close()
+	}
+	if _, err := os.Lstat(w.file); err == nil {
+		if err := os.Remove(w.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is in the way: %w", w.file, reasonOf(err))
+		}
+	}
+	w.f, err = os.OpenFile(w.file, os.O_RDWR|os.O_CREATE|os.O_EXCL, w.mode)
+	return err
+}
+
+// ours reports whether the part still has its name.
+func (w *localWriter) ours() bool {
+	now, err := os.Lstat(w.file)
+	return err == nil && os.SameFile(now, w.made)
 }
 
 func (w *localWriter) have() int64 { return w.had }
@@ -299,7 +338,14 @@ func (w *localWriter) begin(at int64) error {
 	if w.begun, w.good = true, at; at == w.had || !w.regular {
 		return nil
 	}
-	return reasonOf(w.f.Truncate(at))
+	if w.file == w.name {
+		return reasonOf(w.f.Truncate(at))
+	}
+	err := w.renew()
+	if err == nil {
+		w.made, err = w.f.Stat()
+	}
+	return reasonOf(err)
 }
 
 // write leaves holes for zeros: what is there behind begin is a hole already.
@@ -338,6 +384,9 @@ func (w *localWriter) finish(size int64, a sftpAttrs) error {
 	if a.flags&sftpHasMode != 0 {
 		w.perm, w.setPerm = a.mode&0o1777, true // a device makes nothing here setuid
 	}
+	if w.old != nil {
+		keepOwner(w.f, w.old, w.made)
+	}
 	if err == nil && w.setPerm {
 		err = w.f.Chmod(goMode(w.perm))
 	}
@@ -351,17 +400,20 @@ func (w *localWriter) commit() error {
 	if w.file == w.name {
 		return nil
 	}
+	if !w.ours() {
+		return errTaken
+	}
 	return reasonOf(os.Rename(w.file, w.name))
 }
 
-func (w *localWriter) abort(keep bool) int64 {
+func (w *localWriter) abort(keep bool) (there int64, left bool) {
 	if !w.closed {
 		w.f.Close()
 	}
-	if !keep && w.file != w.name {
-		os.Remove(w.file)
+	if w.file != w.name && !w.ours() {
+		return 0, false
 	}
-	return w.good
+	return w.good, !keep && w.file != w.name && os.Remove(w.file) != nil
 }
 
 // localHome expands ~ for the verb sftp, whose words no shell has read.

@@ -17,6 +17,13 @@ func addSystemAttrs(a *sftpAttrs, info fs.FileInfo) {
 	}
 }
 
+// ownPart reports whether a part is this process's alone, and no wider than what
+// it will be.
+func ownPart(info fs.FileInfo, then sftpAttrs) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Uid == uint32(os.Geteuid()) && st.Nlink == 1 && !wider(attrsOf(info), then)
+}
+
 // keepOwner gives a new file the owner of the one that it replaces, which only
 // root can.
 func keepOwner(f *os.File, old, now fs.FileInfo) {

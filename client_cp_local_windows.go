@@ -7,6 +7,8 @@ import (
 
 func addSystemAttrs(*sftpAttrs, fs.FileInfo) {}
 
+func ownPart(fs.FileInfo, sftpAttrs) bool { return true }
+
 func keepOwner(_ *os.File, _, _ fs.FileInfo) {}
 
 // hasDrive reports whether a name begins with a drive, which is no device.

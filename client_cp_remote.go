@@ -4,6 +4,7 @@ package main
 // as many of them at once as do not depend on each other.
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -50,7 +51,7 @@ func startSFTP(ctx context.Context, conn *sshClient) (*remoteSide, error) {
 	conn.loops.Go(func() { copyChunks(io.Discard, s.ch.Stderr()) })
 	started, err := s.ch.SendRequest("subsystem", true, ssh.Marshal(struct{ Name string }{"sftp"}))
 	if err == nil && !started {
-		return nil, withHint(fmt.Errorf("%s has no SFTP for this login", r.device), "its configuration may have sftp.enabled: false")
+		return nil, withHint(fmt.Errorf("%s has no SFTP for this login", r.device), "there sftp.enabled may be false, the login's shell nologin without an sftp.root, or its right to sftp not granted")
 	}
 	if err == nil {
 		r.sftpClient, err = newSFTPClient(s.ch, r.why)
@@ -193,10 +194,15 @@ func (c *sftpClient) sum(handle string, off, n int64) *cpSum {
 type remoteWriter struct {
 	sftpWriter
 	side       *remoteSide
-	name, file string // that it shall have, and has
-	had, end   int64  // its size before; now, once all writes are done
-	perm       uint32 // to be set, with its type; 0: as it was made
-	plain      bool   // a regular file
+	name, file string    // that it shall have, and has
+	had, end   int64     // its size before; now, once all writes are done
+	perm       uint32    // to be set, with its type; 0: as it was made
+	mode       uint32    // of a new part
+	old        sftpAttrs // what others may open then: the file that is replaced, with over, or a new one
+	over       bool
+	chown      bool // to old's owner, which only root can
+	taken      bool // the part has lost its name
+	plain      bool // a regular file
 	sync       bool
 }
 
@@ -212,29 +218,25 @@ func (r *remoteSide) create(name string, how cpHow) (cpWriter, error) {
 // trip for a small file.
 func (r *remoteSide) createAt(name string, how cpHow, links int) (cpWriter, error) {
 	w := &remoteWriter{sftpWriter: sftpWriter{c: r.sftpClient}, side: r, name: name, file: name, plain: true, sync: how.sync}
-	flags := uint32(sftpOpenWrite | sftpOpenRead | sftpOpenCreate)
-	perm := sftpAttrs{flags: sftpHasMode, mode: how.perm&0o777 | 0o600}
+	w.mode, w.old = how.perm&0o777|0o600, sftpAttrs{mode: how.perm}
 	oldCall := r.path(sftpLstat, name)
 	var open, look *sftpCall
 	if how.inplace {
 		oldCall = r.path(sftpStat, name)
 	} else {
-		flags |= sftpOpenExcl
 		w.file = name[:len(name)-len(r.base(name))] + partName(r.base(name))
-		if resumable(how.size) && r.ext[sftpSHA256] {
-			if part, err := r.stat(w.file, false); err == nil && part.is(modeFile) && part.size > 0 {
-				flags &^= sftpOpenExcl
-			}
+		if !resumable(how.size) || !r.ext[sftpSHA256] {
+			open = w.openNew()
 		}
-		open, look = r.open(w.file, flags, perm), r.path(sftpLstat, w.file)
+		look = r.path(sftpLstat, w.file)
 	}
 	old, err := oldCall.attrs()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, w.forget(open, err)
 	}
-	fresh := err != nil
+	flags := uint32(sftpOpenWrite | sftpOpenRead | sftpOpenCreate)
 	switch {
-	case fresh:
+	case err != nil:
 	case old.is(modeDir):
 		return nil, w.forget(open, errors.New("is a directory"))
 	case old.is(modeLink):
@@ -246,30 +248,100 @@ func (r *remoteSide) createAt(name string, how cpHow, links int) (cpWriter, erro
 		return r.createAt(real, how, 1)
 	case !old.is(modeFile) && old.flags&sftpHasMode != 0:
 		w.forget(open, nil)
-		how.inplace, w.file, open = true, name, nil
+		how.inplace, w.file = true, name
 		flags = sftpOpenWrite
 		w.plain = false
+	case !how.inplace:
+		w.old, w.mode, w.over = old, 0o600, true
 	}
+	var now sftpAttrs
 	if how.inplace {
-		if flags &= sftpOpenWrite | sftpOpenRead | sftpOpenCreate; !how.goOn && w.plain {
+		if !how.goOn && w.plain {
 			flags |= sftpOpenTrunc
 		}
-		open, look = r.open(name, flags, perm), r.path(sftpStat, name)
-	}
-	if w.handle, err = open.handle(); err != nil && flags&sftpOpenExcl != 0 && !errors.Is(err, fs.ErrPermission) && r.path(sftpRemove, w.file).status() == nil {
-		look.attrs()
-		open, look = r.open(w.file, flags, perm), r.path(sftpLstat, w.file) // a part that is of no use
+		open, look = r.open(name, flags, sftpAttrs{flags: sftpHasMode, mode: w.mode}), r.path(sftpStat, name)
 		w.handle, err = open.handle()
+		now, _ = look.attrs()
+	} else {
+		now, err = w.openPart(open, look)
 	}
-	now, lookErr := look.attrs()
 	if err != nil {
 		return nil, err
 	}
-	if lookErr == nil && w.plain {
+	if w.plain {
 		w.had, w.end = int64(now.size), int64(now.size)
-		w.inherit(how, old, now, fresh)
+		if !how.inplace || old.flags == 0 {
+			w.inherit(now)
+		}
 	}
 	return w, nil
+}
+
+// openNew begins to make the part. None is there then.
+func (w *remoteWriter) openNew() *sftpCall {
+	return w.c.open(w.file, sftpOpenWrite|sftpOpenRead|sftpOpenCreate|sftpOpenExcl, sftpAttrs{flags: sftpHasMode, mode: w.mode})
+}
+
+// openPart has w write a part that nobody else can have open who may not open
+// what it becomes: that which open made, one of ours, or else a new one.
+func (w *remoteWriter) openPart(open, look *sftpCall) (sftpAttrs, error) {
+	now, lookErr := look.attrs()
+	if open != nil {
+		var err error
+		if w.handle, err = open.handle(); err == nil && !wider(now, w.old) || err != nil && (lookErr != nil || errors.Is(err, fs.ErrPermission)) {
+			return now, err
+		}
+	} else if lookErr == nil {
+		if adopted, ok := w.adopt(now); ok {
+			return adopted, nil
+		}
+	}
+	return w.renew(lookErr == nil)
+}
+
+// adopt opens a part that this login has made. SFTP does not tell who a login
+// is: the owner of a file that it makes in that directory does.
+func (w *remoteWriter) adopt(part sftpAttrs) (now sftpAttrs, ok bool) {
+	c, base := w.c, w.side.base(w.name)
+	probe := w.name[:len(w.name)-len(base)] + partName("."+base)
+	ours := func(a sftpAttrs) bool {
+		return a.flags&sftpHasOwner != 0 && a.is(modeFile) && a.size > 0 && !wider(a, w.old)
+	}
+	if !ours(part) {
+		return now, false
+	}
+	made, err := c.open(probe, sftpOpenWrite|sftpOpenCreate|sftpOpenExcl, sftpAttrs{flags: sftpHasMode, mode: 0o600}).handle()
+	look := c.path(sftpFstat, made)
+	c.path(sftpClose, made)
+	c.path(sftpRemove, probe)
+	if mine, lookErr := look.attrs(); err != nil || lookErr != nil || mine.flags&sftpHasOwner == 0 || mine.uid != part.uid {
+		return now, false
+	}
+	if w.handle, err = c.open(w.file, sftpOpenWrite|sftpOpenRead, sftpAttrs{}).handle(); err != nil {
+		w.handle = ""
+		return now, false
+	}
+	now, err = c.path(sftpFstat, w.handle).attrs()
+	return now, err == nil && ours(now) && now.uid == part.uid
+}
+
+// renew makes the part anew. What is there loses its name, but is left as it
+// is: another copy may be writing it.
+func (w *remoteWriter) renew(there bool) (now sftpAttrs, err error) {
+	if w.handle != "" {
+		w.c.path(sftpClose, w.handle)
+	}
+	var remove *sftpCall
+	if there {
+		remove = w.c.path(sftpRemove, w.file)
+	}
+	open, look := w.openNew(), w.c.path(sftpLstat, w.file)
+	w.handle, err = open.handle()
+	now, lookErr := look.attrs()
+	if err != nil && there && lookErr == nil {
+		err = fmt.Errorf("%s is in the way: %w", w.side.show(w.file), cmp.Or(remove.status(), err))
+	}
+	return now, err
 }
 
 // forget undoes an open that is of no use, and returns err.
@@ -283,27 +355,17 @@ func (w *remoteWriter) forget(open *sftpCall, err error) error {
 	return err
 }
 
-// inherit gives a part mode and owner of what it will replace, before a byte
-// is in it. Only root can give files away.
-func (w *remoteWriter) inherit(how cpHow, old, now sftpAttrs, fresh bool) {
-	if fresh {
-		if how.perm&0o600 != 0o600 { // until all is written its owner may write
-			w.perm = now.mode & (how.perm | modeType | 0o7000)
-		}
-		return
+// inherit finds out what is to be set once all is written: mode and owner of
+// what the file will replace, or the mode that a new one has been given.
+func (w *remoteWriter) inherit(now sftpAttrs) {
+	mode := now.mode & (w.old.mode | modeType | 0o7000)
+	if w.over {
+		mode = w.old.mode
 	}
-	if how.inplace || old.flags&sftpHasMode == 0 {
-		return
+	if w.perm = 0; mode != now.mode && (!w.over || w.old.flags&sftpHasMode != 0) {
+		w.perm = mode
 	}
-	if old.flags&now.flags&sftpHasOwner != 0 && (old.uid != now.uid || old.gid != now.gid) {
-		w.also(w.c.give(sftpFsetstat, w.handle, sftpAttrs{flags: sftpHasOwner, uid: old.uid, gid: old.gid}), true)
-	}
-	if now.mode != old.mode|0o600 {
-		w.also(w.c.give(sftpFsetstat, w.handle, sftpAttrs{flags: sftpHasMode, mode: old.mode&0o777 | 0o600}), false)
-	}
-	if now.mode != old.mode {
-		w.perm = old.mode
-	}
+	w.chown = w.over && w.old.flags&now.flags&sftpHasOwner != 0 && (w.old.uid != now.uid || w.old.gid != now.gid)
 }
 
 func (w *remoteWriter) have() int64 { return w.had }
@@ -319,8 +381,14 @@ func (w *remoteWriter) begin(at int64) error {
 	if w.good = at; at == w.had {
 		return nil
 	}
-	w.end = at
-	return w.c.give(sftpFsetstat, w.handle, sftpAttrs{flags: sftpHasSize, size: uint64(at)}).status()
+	if w.end = at; w.file == w.name {
+		return w.c.give(sftpFsetstat, w.handle, sftpAttrs{flags: sftpHasSize, size: uint64(at)}).status()
+	}
+	now, err := w.renew(true)
+	if err == nil {
+		w.inherit(now)
+	}
+	return err
 }
 
 // write leaves holes for zeros: behind begin there is nothing. The pieces are
@@ -363,6 +431,9 @@ func (w *remoteWriter) settle(size int64, a sftpAttrs) error {
 	if w.plain {
 		look = w.c.path(sftpFstat, w.handle)
 	}
+	if w.chown {
+		w.also(w.c.give(sftpFsetstat, w.handle, sftpAttrs{flags: sftpHasOwner, uid: w.old.uid, gid: w.old.gid}), true)
+	}
 	if a.flags&sftpHasMode != 0 {
 		w.perm = 0
 	} else if w.perm != 0 {
@@ -376,6 +447,7 @@ func (w *remoteWriter) settle(size int64, a sftpAttrs) error {
 		w.also(w.c.extended(sftpFsync, appendSFTPString(nil, w.handle)), false)
 	}
 	w.also(w.c.path(sftpClose, w.handle), false)
+	named := w.c.path(sftpLstat, w.file)
 	err := w.flush()
 	w.handle = ""
 	if look != nil {
@@ -386,6 +458,11 @@ func (w *remoteWriter) settle(size int64, a sftpAttrs) error {
 			err = lookErr
 		case now.flags&sftpHasSize != 0 && now.size != uint64(size):
 			err = fmt.Errorf("%d bytes were written, the device has %d", size, now.size)
+		case w.file != w.name:
+			part, partErr := named.attrs()
+			if w.taken = errors.Is(partErr, fs.ErrNotExist) || partErr == nil && part.size != now.size; w.taken {
+				err = errTaken
+			}
 		}
 	}
 	return err
@@ -395,21 +472,40 @@ func (w *remoteWriter) commit() error {
 	if w.file == w.name {
 		return nil
 	}
-	return w.side.posixRename(w.file, w.name)
+	err := w.side.posixRename(w.file, w.name)
+	if err == nil {
+		return nil
+	}
+	if _, gone := w.side.stat(w.file, false); errors.Is(gone, fs.ErrNotExist) {
+		w.taken, err = true, errTaken
+	}
+	return err
 }
 
 // abort cuts a part where writes began to fail: what is behind may have gaps.
-func (w *remoteWriter) abort(keep bool) int64 {
+func (w *remoteWriter) abort(keep bool) (there int64, left bool) {
 	w.flush()
+	if keep && w.good < w.end && !w.taken {
+		kind, at := byte(sftpFsetstat), w.handle
+		if at == "" {
+			kind, at = sftpSetstat, w.file
+		}
+		w.c.give(kind, at, sftpAttrs{flags: sftpHasSize, size: uint64(w.good)}).status()
+	}
 	if w.handle != "" {
 		w.c.path(sftpClose, w.handle).status()
 	}
-	if !keep && w.file != w.name {
-		w.c.path(sftpRemove, w.file).status()
-	} else if keep && w.good < w.end {
-		w.c.give(sftpSetstat, w.file, sftpAttrs{flags: sftpHasSize, size: uint64(w.good)}).status()
+	if w.taken || w.file == w.name {
+		return w.good, false
 	}
-	return w.good
+	if !keep {
+		err := w.c.path(sftpRemove, w.file).status()
+		return 0, err != nil && !errors.Is(err, fs.ErrNotExist)
+	}
+	if _, err := w.side.stat(w.file, false); errors.Is(err, fs.ErrNotExist) {
+		return 0, false
+	}
+	return w.good, false
 }
 
 // pace keeps what is asked for ahead within a quarter of a second at a rate.

@@ -69,7 +69,23 @@ type cpWriter interface {
 	sum(off, n int64) *cpSum              // as of a cpReader, with begin for seek
 	settle(size int64, a sftpAttrs) error // all is written, and closed
 	commit() error                        // it stands under its name
-	abort(keep bool) int64                // at any time; the part stays if it is of use: bytes that are there
+	// abort ends it at any time. The part stays if it is of use: there are the
+	// bytes of it then, 0 when it is not there; left says that it could not be
+	// removed.
+	abort(keep bool) (there int64, left bool)
+}
+
+// errTaken: a part is found by its name alone, which another copy takes as well.
+var errTaken = withHint(errors.New("another copy to that name has taken its place"), "wait for that one, or copy again")
+
+// wider reports whether others may open now who may not open then: they could
+// hold it open when it has become then.
+func wider(now, then sftpAttrs) bool {
+	may := then.mode
+	if now.flags&then.flags&sftpHasOwner != 0 && now.gid != then.gid {
+		may = then.mode & 7 * 0o11
+	}
+	return now.mode&0o077&^may != 0
 }
 
 // A cpSum is a digest under way.
@@ -154,8 +170,8 @@ func (streamWriter) begin(int64) error             { return nil }
 func (streamWriter) sum(int64, int64) *cpSum       { return nil }
 func (streamWriter) settle(int64, sftpAttrs) error { return nil }
 func (streamWriter) commit() error                 { return nil }
-func (streamWriter) abort(bool) int64              { return 0 }
+func (streamWriter) abort(bool) (int64, bool)      { return 0, false }
 func (s streamWriter) write(_ int64, b []byte) error {
 	_, err := s.w.Write(b)
-	return err
+	return reasonOf(err)
 }
