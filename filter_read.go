@@ -149,7 +149,11 @@ func (r *filterReader) texts(p yamlPair, wrong string, right func(string) bool) 
 		}
 		return nil
 	})
-	if err != nil {
+	if all, ok := err.(interface{ Unwrap() []error }); ok { // a line for each
+		for _, err := range all.Unwrap() {
+			r.fail(p.line, "%s: %w", p.key, err)
+		}
+	} else if err != nil {
 		r.fail(p.line, "%s: %w", p.key, err)
 	} else if len(list) == 0 {
 		r.fail(p.line, "%s: an empty list: nothing would match; leave the key out where it shall not matter", p.key)

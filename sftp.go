@@ -165,8 +165,8 @@ func (s *sftpServer) fail(id uint32, err error) {
 	code, text := sftpCodeOf(err), ""
 	if denied := (*fileDenied)(nil); errors.As(err, &denied) {
 		text = denied.Error()
-	} else if n := unix.Errno(0); code == sftpFailure && errors.As(err, &n) {
-		text = n.Error() // "no space left on device" says more than "Failure"
+	} else if n := unix.Errno(0); (code == sftpFailure || code == sftpBadMessage) && errors.As(err, &n) {
+		text = n.Error() // "no space left on device" says more than "Failure", "file name too long" more than "Bad message"
 	}
 	s.status(id, code, text)
 }
