@@ -6,9 +6,11 @@ package main
 import (
 	"context"
 	"flag"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -129,7 +131,7 @@ func cmdCp(ctx context.Context, op sshOpener, files stdio, a cpArgs) error {
 				e.note(r.device, "its server tells no SHA-256: sizes alone are compared, and nothing is resumed")
 			}
 		}
-		unhook := context.AfterFunc(ctx, sides.cut)
+		unhook := cutLate(ctx, sides.cut)
 		err = a.copyAll(e, &sides, files)
 		unhook()
 	}
@@ -138,6 +140,28 @@ func cmdCp(ctx context.Context, op sshOpener, files stdio, a cpArgs) error {
 		return endedBy(ctx)
 	}
 	return err
+}
+
+// cutLate calls cut a second after ctx has ended, unless stop comes before: what
+// is under way may still remove what is of no use.
+func cutLate(ctx context.Context, cut func()) (stop func()) {
+	over := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-over:
+			return
+		}
+		grace := time.NewTimer(sessionGrace)
+		defer grace.Stop()
+		select {
+		case <-grace.C:
+			cut()
+		case <-over:
+		}
+	})
+	return func() { close(over); watch.Wait() }
 }
 
 // cpSides are the places of one copy. Each device has a connection for what
@@ -231,7 +255,7 @@ func (a *cpArgs) copyAll(e *cpEngine, sides *cpSides, files stdio) error {
 		workers = min(workers, r.files)
 		to, err := r.home(a.to.path)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", r.show(a.to.path), err)
 		}
 		a.to.path = to
 	}

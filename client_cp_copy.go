@@ -309,6 +309,9 @@ func (f *cpFile) resume(size int64) (int64, error) {
 
 // pump copies the bytes.
 func (f *cpFile) pump(size int64) error {
+	_, far := f.j.src.(*remoteSide) // zeros come from there
+	to, there := f.w.(*remoteWriter)
+	sparse := !far && there && to.plain
 	f.r.seek(f.off)
 	f.askSource(size)
 	for {
@@ -322,7 +325,12 @@ func (f *cpFile) pump(size int64) error {
 		}
 		for rest := data; len(rest) > 0; {
 			n := int(min(int64(len(rest)), f.block+sumBlock-f.off))
-			if n, err = f.e.limit.wait(f.e.ctx, n); err != nil { // or it was interrupted
+			n = f.e.limit.most(n)
+			goes := rest[:n]
+			if sparse {
+				_, goes = withoutZeros(f.off, goes)
+			}
+			if err := f.e.limit.wait(f.e.ctx, len(goes)); err != nil { // or it was interrupted
 				return err
 			}
 			f.digest.Write(rest[:n])
@@ -339,6 +347,9 @@ func (f *cpFile) pump(size int64) error {
 			}
 		}
 		f.r.release(data)
+	}
+	if err := f.e.ctx.Err(); err != nil { // standard input ends with it
+		return err
 	}
 	if f.off < size {
 		f.unread = true
@@ -401,12 +412,19 @@ type rateLimit struct {
 	next time.Time // guarded by mu; when the next byte may go
 }
 
-// wait returns how many of n bytes may go now: a quarter of a second's at most.
-func (l *rateLimit) wait(ctx context.Context, n int) (int, error) {
+// most is how many of n bytes may go at once: a quarter of a second's.
+func (l *rateLimit) most(n int) int {
 	if l == nil {
-		return n, ctx.Err()
+		return n
 	}
-	n = int(min(int64(n), max(l.rate/4, 1)))
+	return int(min(int64(n), max(l.rate/4, 1)))
+}
+
+// wait waits until n bytes may go.
+func (l *rateLimit) wait(ctx context.Context, n int) error {
+	if l == nil || n == 0 {
+		return ctx.Err()
+	}
 	l.mu.Lock()
 	now := time.Now()
 	if l.next.Before(now) {
@@ -416,14 +434,14 @@ func (l *rateLimit) wait(ctx context.Context, n int) (int, error) {
 	l.next = l.next.Add(time.Duration(float64(n) / float64(l.rate) * float64(time.Second)))
 	l.mu.Unlock()
 	if pause <= 0 {
-		return n, ctx.Err()
+		return ctx.Err()
 	}
 	t := time.NewTimer(pause)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return n, nil
+		return nil
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return ctx.Err()
 	}
 }

@@ -267,7 +267,7 @@ func createLocal(name string, how cpHow, links int) (*localWriter, error) {
 		if w.old = old; old != nil {
 			then, w.mode = attrsOf(old), 0o600
 		}
-		if !resumable(how.size) || !w.adopt(then) {
+		if err = nil; !resumable(how.size) || !w.adopt(then) {
 			err = w.renew()
 		}
 	}
