@@ -94,9 +94,12 @@ func TestForkRestoredStore(t *testing.T) {
 	_, log = attic.run(defaultHold)
 	ctx, leave := context.WithCancel(t.Context())
 	refused := make(chan error, 1)
-	c := phone.client()
+	own, err := phone.client().ownNode(ctx) // the verb itself would say that it is revoked
+	if err != nil {
+		t.Fatal(err)
+	}
 	go func() {
-		_, err := c.openSSH(ctx, "attic")
+		_, err := own.openSSHByID(ctx, attic.id.keys.deviceID())
 		refused <- err
 	}()
 	waitUntil(t, func() bool { return strings.Contains(log.String(), "dropped: revoked") })
