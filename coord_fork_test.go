@@ -173,7 +173,7 @@ func TestForkFarBack(t *testing.T) {
 			other = attic.trust.state()
 		}
 		for i := range n.theirs {
-			text, err := buildDeviceUpdate(w.trust.state(), attic.id.keys.deviceID(), newDeviceGrant("attic", []string{"server"}, []string{"*"}, allCaps(), int64(1<<40+i)), time.Now())
+			text, err := buildDeviceUpdate(w.trust.state(), attic.id.keys.deviceID(), newDeviceGrant("attic", []string{"server"}, []string{"*"}, allCaps(), 1<<40+int64(i)), time.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
