@@ -164,7 +164,7 @@ func TestSSHAuditRefused(t *testing.T) {
 // TestSSHAuditEnd: a client that closes its link has left; other ends of a link
 // are errors, and are told in words.
 func TestSSHAuditEnd(t *testing.T) {
-	for code, want := range map[string]string{"closing": "success 0 bytes in, 0 out", "revoked": "error 0 bytes in, 0 out: revoked"} {
+	for code, want := range map[string]string{"closing": "success 0 bytes in, 0 out", "revoked": "error 0 bytes in, 0 out: this machine is revoked"} {
 		file := filepath.Join(t.TempDir(), "audit.log")
 		audit, _ := auditTestOpen(t, auditExporter{kind: "file", path: file})
 		ctx, end := context.WithCancelCause(t.Context())
