@@ -159,7 +159,8 @@ func signerRemoveVerb() verb {
 		usage:   "[-since SEQ] [-key F | -passkey | -recovery] [-force-time] SIGNER",
 		summary: "let a key sign no more; SIGNER is its id or label",
 		more: `What it has signed stays, unless -since names a record: from there on all that
-it alone has added is taken back.`,
+it alone has added is taken back. A key removes those that came after it; the
+recovery key removes any.`,
 		setup: func(f *flag.FlagSet) verbRun {
 			dir, by, force := dirFlag(f), signerFlags(f), forceTimeFlag(f)
 			since := f.Uint64("since", 0, "take back what it signed from `record` on")
@@ -182,6 +183,9 @@ func (a *acting) removeSigner(ctx context.Context, choice signerChoice, name str
 	by, err := a.signer(ctx, choice, 's', 'r')
 	if err != nil {
 		return err
+	}
+	if m, ok := a.trust.state().member(by.id()); ok && m.kind != signerWebauthn && !a.trust.state().mayBack(m, &statement{body: opSignerRemove{signer: target.id}}) {
+		return withHint(coded("no-power", "signer %s may not remove %s, which came before it or has the power r", m.label, target.label), "an older one has to sign, or the recovery key: -recovery")
 	}
 	err = a.submit(ctx, proposal{
 		build:   func(st *trustState) ([]byte, error) { return buildSignerRemove(st, target.id, since, a.p.now()) },

@@ -129,7 +129,14 @@ func (c *webCall) pageSigners(s *trustState, powers []byte) (lines []signerLine)
 
 // toSign shows a statement with who may sign it; a new signer does too.
 func (c *webCall) toSign(s *trustState, text []byte, powers []byte, also ...signerLine) (any, error) {
-	lines := c.pageSigners(s, powers)
+	st, err := parseStatement(text)
+	if err != nil {
+		return nil, err
+	}
+	lines := slices.DeleteFunc(c.pageSigners(s, powers), func(l signerLine) bool { // one that is younger than the signer it removes
+		m, ok := s.member(l.id)
+		return !ok || !s.mayBack(m, st)
+	})
 	if len(lines) == 0 {
 		return nil, withHint(coded("no-power", "no passkey of this page may sign that"), "sign on a machine of the account: sessio trust")
 	}

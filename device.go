@@ -52,6 +52,7 @@ func runDevice(ctx context.Context, c deviceConfig) error {
 		config:    c.settings.get,
 		audit:     d.audit.Load,
 		log:       func(format string, args ...any) { c.logf(1, format, args...) },
+		warn:      func(format string, args ...any) { c.logf(0, format, args...) },
 	})
 	if err := d.openAudit(c.settings.get()); err != nil {
 		return err

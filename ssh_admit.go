@@ -154,7 +154,11 @@ func (c *sshConnection) authFailed(from netip.Addr, user, method string, err err
 	c.srv.mu.Unlock()
 	if bans {
 		c.srv.auditAddress(auditIPBlocked, gateNet(c.from), fmt.Sprintf("too many failed logins: banned for %v", conf.banTime))
-		c.srv.policy.log("ssh %s: banned for %v: too many failed logins, the last as %.40q by %s", c.from, conf.banTime, user, method)
+		warn := c.srv.policy.warn
+		if warn == nil {
+			warn = c.srv.policy.log
+		}
+		warn("ssh %s: banned for %v: too many failed logins, the last as %.40q by %s", c.from, conf.banTime, user, method)
 		c.srv.endWhere(func(o *sshConnection) error {
 			if o.login == nil && o.from.IsValid() && gateNet(o.from) == gateNet(c.from) {
 				return errSSHBanned

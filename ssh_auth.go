@@ -36,6 +36,8 @@ type sshPolicy struct {
 	account func(user string) (osAccount, error)
 	// log tells what happened. It is never given what was typed, nor commands.
 	log func(format string, args ...any)
+	// warn tells what its owner has to know in any case; nil is log.
+	warn func(format string, args ...any)
 	// config is the settings in force, asked for anew where they count; nil is
 	// the defaults.
 	config func() *serverConfig
