@@ -37,16 +37,8 @@ func (m *testMachine) mustUpdate() {
 // have the record that was lost, and a recover brings them together.
 func TestForkRestoredStore(t *testing.T) {
 	t.Parallel()
-	w := &testWorld{t: t, owner: trustTestKey("owner")}
 	dir, out := t.TempDir(), &testLog{}
-	stop := w.startCoordinator(dir, "127.0.0.1:0", out)
-	id, err := loadIdentity(filepath.Join(dir, "coord", "identity"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.keys = id.keys
-	w.laptop = w.machine("laptop")
-	w.create()
+	w, stop := newTestWorldIn(t, dir, out)
 	attic, phone, den := w.join("attic"), w.join("phone"), w.join("den")
 	w.signDevice(attic, "server")
 	w.signDevice(phone, "client")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -120,16 +119,8 @@ func TestWalkRevocationClosesLiveLinks(t *testing.T) {
 
 func TestWalkCoordinatorDiesAndReturns(t *testing.T) {
 	t.Parallel()
-	w := &testWorld{t: t, owner: trustTestKey("owner")}
 	dir, out := t.TempDir(), &testLog{}
-	stop := w.startCoordinator(dir, "127.0.0.1:0", out)
-	id, err := loadIdentity(filepath.Join(dir, "coord", "identity"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.keys = id.keys
-	w.laptop = w.machine("laptop")
-	w.create()
+	w, stop := newTestWorldIn(t, dir, out)
 	attic := w.join("attic")
 	w.signDevice(attic, "server")
 	attic.run(defaultHold)

@@ -81,18 +81,24 @@ func testRun(t *testing.T, name string, f func(context.Context) error) (stop fun
 // called laptop, a client.
 func newTestWorld(t *testing.T) *testWorld {
 	t.Helper()
-	w := &testWorld{t: t, owner: trustTestKey("owner")}
-	out := &testLog{}
-	cdir := t.TempDir()
-	w.startCoordinator(cdir, "127.0.0.1:0", out)
-	id, err := loadIdentity(filepath.Join(cdir, "coord", "identity"))
+	w, _ := newTestWorldIn(t, t.TempDir(), &testLog{})
+	return w
+}
+
+// newTestWorldIn is newTestWorld with the coordinator's directory and its log, for
+// who ends it and starts another there.
+func newTestWorldIn(t *testing.T, dir string, out *testLog) (w *testWorld, stop func()) {
+	t.Helper()
+	w = &testWorld{t: t, owner: trustTestKey("owner")}
+	stop = w.startCoordinator(dir, "127.0.0.1:0", out)
+	id, err := loadIdentity(filepath.Join(dir, "coord", "identity"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.keys = id.keys
 	w.laptop = w.machine("laptop")
 	w.create()
-	return w
+	return w, stop
 }
 
 // startCoordinator runs one and reads its word from what it prints.
